@@ -1,0 +1,160 @@
+"""Nodes that say which pictures go where, and how much noise they carry."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..pusa_core.keyframes import clip_keyframe, keyframes_from_text, video_keyframes
+from .types import CATEGORY, Keyframes, behaviour_input, multiplier_input, previous_input, unit_input
+
+LAST_INDEX = 1_000_000
+
+
+class PusaKeyframe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaKeyframe",
+            display_name="Pusa Keyframe",
+            category=CATEGORY,
+            description="Places an image, or a short clip, at a frame of the video. Chain several for start-end and "
+            "multi-keyframe video.",
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="One image, or a clip: 4n+1 frames (1, 5, 9, 13 ...); placed later than "
+                    "the start, its first frame only leads in.",
+                ),
+                io.Int.Input(
+                    "frame_index",
+                    default=0,
+                    min=-LAST_INDEX,
+                    max=LAST_INDEX,
+                    tooltip="Where the image goes: 0 is the first frame, negative counts from the end (-1 is the last). "
+                    "Pixel frames are rounded up to the latent frame that holds them: 1-4 share one, 5-8 the next.",
+                ),
+                unit_input("frame_index"),
+                multiplier_input(),
+                behaviour_input(),
+                previous_input(),
+            ],
+            outputs=[Keyframes.Output(display_name="keyframes")],
+        )
+
+    @classmethod
+    def execute(cls, image, frame_index, unit, noise_multiplier, behaviour, previous=None) -> io.NodeOutput:
+        keyframe = clip_keyframe(image, frame_index, unit, noise_multiplier, behaviour)
+        return io.NodeOutput([*(previous or []), keyframe])
+
+
+class PusaKeyframesFromText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaKeyframesFromText",
+            display_name="Pusa Keyframes From Text",
+            category=CATEGORY,
+            description="Places a batch of images by two lists, as Pusa's public demo does: positions and noise multipliers.",
+            inputs=[
+                io.Image.Input("images", tooltip="A batch of images, one for each position."),
+                io.String.Input(
+                    "positions",
+                    default="0,20",
+                    tooltip="Frame positions, separated by commas; negative counts from the end. 81 frames have latent "
+                    "frames 0 to 20. Example: 0,20 for start and end.",
+                ),
+                io.String.Input(
+                    "noise_multipliers",
+                    default="0.2,0.5",
+                    tooltip="Noise multipliers from 0 (exact picture) to 1 (ignored): one for each image, one for all, or "
+                    'a ramp such as "0 to 0.3". Recommended: 0.2,0.5 for start and end.',
+                ),
+                unit_input("positions", "latent"),
+                behaviour_input(),
+                previous_input(),
+            ],
+            outputs=[Keyframes.Output(display_name="keyframes")],
+        )
+
+    @classmethod
+    def execute(cls, images, positions, noise_multipliers, unit, behaviour, previous=None) -> io.NodeOutput:
+        new = keyframes_from_text(images, positions, noise_multipliers, unit, behaviour)
+        return io.NodeOutput([*(previous or []), *new])
+
+
+class PusaVideoKeyframes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaVideoKeyframes",
+            display_name="Pusa Video Keyframes",
+            category=CATEGORY,
+            description="Uses frames of a clip as keyframes and keeps their motion: the last frames of a clip placed at "
+            "the start extend it, its first and last frames complete it, one clip's end and another's start join them.",
+            inputs=[
+                io.Image.Input("video", tooltip="The clip's frames, at the frame rate of the video that is made."),
+                io.Combo.Input(
+                    "take",
+                    options=["last", "first", "chosen"],
+                    default="last",
+                    tooltip="Which frames of the clip: the last or first frame_count, or the ones named in chosen.",
+                ),
+                io.Int.Input(
+                    "frame_count",
+                    default=13,
+                    min=1,
+                    max=LAST_INDEX,
+                    tooltip="How many frames to take (not used by chosen). Pixel frames: 4n+1 at the start of the new "
+                    "video (13 recommended), a multiple of 4 later in it.",
+                ),
+                unit_input("frame_count, chosen and frame_index"),
+                io.Combo.Input(
+                    "place",
+                    options=["start", "end", "index"],
+                    default="start",
+                    tooltip="Where they go in the new video: at its start, its end, or at frame_index.",
+                ),
+                io.Int.Input(
+                    "frame_index",
+                    default=0,
+                    min=-LAST_INDEX,
+                    max=LAST_INDEX,
+                    tooltip="First frame of the placed clip when place is index; negative counts from the end.",
+                ),
+                io.String.Input(
+                    "noise_multipliers",
+                    default="0, 0.3, 0.4, 0.5",
+                    tooltip="Noise multipliers of the taken latent frames, 0 to 1: one for each, one for all, or a ramp "
+                    'such as "0 to 0.3". Recommended for 13 frames: 0, 0.3, 0.4, 0.5 (Wan2.1); 0.2, 0.4, 0.4, 0.4 (2.2).',
+                ),
+                behaviour_input(),
+                io.String.Input(
+                    "chosen",
+                    default="",
+                    optional=True,
+                    tooltip="Frames of the clip when take is chosen, for example 0, 20, 40; they keep their distances.",
+                ),
+                previous_input(),
+            ],
+            outputs=[Keyframes.Output(display_name="keyframes")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video,
+        take,
+        frame_count,
+        unit,
+        place,
+        frame_index,
+        noise_multipliers,
+        behaviour,
+        chosen="",
+        previous=None,
+    ) -> io.NodeOutput:
+        keyframe = video_keyframes(video, take, frame_count, unit, place, frame_index, noise_multipliers, behaviour, chosen)
+        return io.NodeOutput([*(previous or []), keyframe])
+
+
+NODES = [PusaKeyframe, PusaKeyframesFromText, PusaVideoKeyframes]

@@ -1,0 +1,96 @@
+"""Nodes that turn keyframes into a schedule, and put a schedule on a model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..pusa_core.hosts.comfyui import RESIZE, apply_schedule, check_vae, picture_encoder, plan_latent
+from ..pusa_core.keyframes import plan_clip
+from ..pusa_core.picture import draw_schedule
+from ..pusa_core.schedule import pusa_sigmas
+from .types import CATEGORY, Keyframes, Schedule
+
+LARGEST = 16384
+
+
+class PusaSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaSchedule",
+            display_name="Pusa Schedule",
+            category=CATEGORY,
+            description="Builds the latent and the schedule of a video from its keyframes, and draws what every latent "
+            "frame does over the steps. Without keyframes it makes plain text to video.",
+            inputs=[
+                io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
+                io.Int.Input(
+                    "width", default=832, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 832 (480p), 1280."
+                ),
+                io.Int.Input(
+                    "height", default=480, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 480, or 720."
+                ),
+                io.Int.Input(
+                    "length",
+                    default=81,
+                    min=1,
+                    max=LARGEST,
+                    step=4,
+                    tooltip="Frames of the video, 4n+1. Recommended: 81, which are 21 latent frames.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos made at once, each from other noise."),
+                io.Combo.Input(
+                    "resize",
+                    options=list(RESIZE),
+                    default="crop",
+                    tooltip="How pictures of another size are fitted: crop fills the frame and cuts what is over, letterbox "
+                    "adds black bars, stretch distorts. Recommended: crop.",
+                ),
+                Keyframes.Input("keyframes", optional=True, tooltip="From the Pusa keyframe nodes; none is text to video."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Only for the picture: the grid it is drawn on. Default: Pusa's own, 10 steps at shift 5.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                Schedule.Output(display_name="schedule"),
+                io.Image.Output(display_name="picture"),
+                io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae, width, height, length, batch_size, resize, keyframes=None, sigmas=None) -> io.NodeOutput:
+        check_vae(vae, width, height)
+        plan = plan_clip(keyframes or [], length, picture_encoder(vae, width, height, resize))
+        latent = plan_latent(vae, plan, width, height, length, batch_size)
+        grid = pusa_sigmas(10) if sigmas is None else sigmas
+        picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
+        report = "\n".join(plan.notes) or "No keyframes: text to video."
+        return io.NodeOutput(latent, plan, picture, report, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class PusaApplySchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaApplySchedule",
+            display_name="Pusa Apply Schedule",
+            category=CATEGORY,
+            description="Makes a model sample every latent frame on its own sigma, with any sampler node: KSampler, KSampler "
+            "(Advanced), SamplerCustomAdvanced. Not needed with the Pusa KSampler, which takes the schedule itself.",
+            inputs=[
+                io.Model.Input("model", tooltip="A Wan text-to-video model with a Pusa LoRA."),
+                Schedule.Input("schedule", tooltip="From the Pusa Schedule node, whose latent goes to the sampler."),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, schedule) -> io.NodeOutput:
+        return io.NodeOutput(apply_schedule(model, schedule))
+
+
+NODES = [PusaSchedule, PusaApplySchedule]

@@ -1,0 +1,156 @@
+"""Pixel frames, latent frames, and the text that people type for them.
+
+Wan's VAE is causal and compresses time by four: latent frame 0 holds pixel frame 0 alone, latent frame k holds
+pixel frames 4k-3 ... 4k, so 4n+1 pixel frames are n+1 latent frames.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+TEMPORAL_STRIDE = 4
+MAX_LENGTH = 1_000_001  # pixel frames; keeps a typing slip from allocating a latent of terabytes
+
+FrameUnit = Literal["pixel", "latent"]
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}\Z")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,9}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?\Z")
+_RAMP = re.compile(r"(?P<start>.+?)\s+to\s+(?P<end>.+)\Z")
+
+
+def latent_length(length: int) -> int:
+    """Number of latent frames of a clip of `length` pixel frames.
+
+    Raises:
+        ValueError: `length` is not 4n+1.
+    """
+    if not 1 <= length <= MAX_LENGTH:
+        raise ValueError(f"A clip of {length} frames was asked for; give a length from 1 to {MAX_LENGTH}.")
+    rest = (length - 1) % TEMPORAL_STRIDE
+    if rest:
+        lower, upper = length - rest, length - rest + TEMPORAL_STRIDE
+        raise ValueError(f"A length of {length} frames is not 4n+1, which Wan's VAE needs; use {lower} or {upper}.")
+    return (length - 1) // TEMPORAL_STRIDE + 1
+
+
+def pixel_length(latents: int) -> int:
+    """Number of pixel frames that `latents` latent frames decode to."""
+    return TEMPORAL_STRIDE * (latents - 1) + 1
+
+
+def latent_frame(pixel_frame: int) -> int:
+    """The latent frame that holds a pixel frame (both counted from 0)."""
+    return (pixel_frame + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE
+
+
+def pixel_frames(latent: int) -> range:
+    """The pixel frames that a latent frame holds (both counted from 0)."""
+    if latent == 0:
+        return range(1)
+    return range(TEMPORAL_STRIDE * (latent - 1) + 1, TEMPORAL_STRIDE * latent + 1)
+
+
+def describe_latent_frame(latent: int) -> str:
+    """`latent frame 5 (frames 17-20)`: a latent frame as users see it."""
+    pixels = pixel_frames(latent)
+    spoken = f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
+    return f"latent frame {latent} ({spoken})"
+
+
+def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
+    """The latent frame that `index` names in a clip of `latents` latent frames.
+
+    Args:
+        index: counted from 0, or from the end when negative (-1 is the last).
+        unit: whether `index` counts pixel frames or latent frames.
+
+    Raises:
+        ValueError: the index lies outside the clip.
+    """
+    if unit not in ("pixel", "latent"):
+        raise ValueError(f"A frame index counts 'pixel' or 'latent' frames, not {unit!r}.")
+    total = pixel_length(latents) if unit == "pixel" else latents
+    if not -total <= index < total:
+        raise ValueError(
+            f"{unit.capitalize()} frame {index} lies outside the clip, which has {total} {unit} frames: "
+            f"use 0 to {total - 1}, or -{total} to -1 to count from the end."
+        )
+    position = index % total
+    return latent_frame(position) if unit == "pixel" else position
+
+
+def _fields(text: str, what: str) -> list[str]:
+    fields = [field.strip() for field in text.split(",")]
+    if not any(fields):
+        raise ValueError(f'No {what} were given: write them separated by commas, for example "{_EXAMPLES[what]}".')
+    if not all(fields):
+        raise ValueError(f'"{_shorten(text)}" has an empty entry between commas; remove the extra comma.')
+    return fields
+
+
+_EXAMPLES = {"positions": "0, 20", "noise multipliers": "0.2, 0.5"}
+
+
+def _shorten(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def parse_positions(text: str) -> list[int]:
+    """Reads frame positions, `"0, 20"` or `"0,-1"`; negatives count from the end.
+
+    Raises:
+        ValueError: an entry is not a whole number in ASCII digits.
+    """
+    fields = _fields(text, "positions")
+    for field in fields:
+        if not _INTEGER.match(field):
+            raise ValueError(f'"{_shorten(field)}" is not a frame position; write whole numbers, for example "0, 20".')
+    return [int(field) for field in fields]
+
+
+def check_multiplier(value: float) -> float:
+    """Returns a noise multiplier unchanged.
+
+    Raises:
+        ValueError: it is not a number from 0 to 1.
+    """
+    if not (math.isfinite(value) and 0.0 <= value <= 1.0):
+        raise ValueError(f"A noise multiplier of {value} was given; it must be from 0 (clean) to 1 (all noise).")
+    return float(value)
+
+
+def _multiplier(field: str) -> float:
+    if not _NUMBER.match(field):
+        raise ValueError(f'"{_shorten(field)}" is not a noise multiplier; write numbers from 0 to 1, for example "0.2, 0.5".')
+    return check_multiplier(float(field))
+
+
+def parse_multipliers(text: str, count: int) -> list[float]:
+    """Reads the noise multipliers of `count` latent frames.
+
+    Args:
+        text: one value for all (`"0.2"`), one for each (`"0, 0.3, 0.4, 0.5"`), or a ramp (`"0 to 0.3"`).
+
+    Raises:
+        ValueError: an entry is not a number from 0 to 1, or their number is neither 1 nor `count`.
+    """
+    ramp = _RAMP.match(text.strip())
+    if ramp:
+        return linear_ramp(_multiplier(ramp["start"]), _multiplier(ramp["end"].strip()), count)
+    values = [_multiplier(field) for field in _fields(text, "noise multipliers")]
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ValueError(
+            f"{len(values)} noise multipliers were given for {count} keyframes: give one for each, or a single one for all."
+        )
+    return values
+
+
+def linear_ramp(start: float, end: float, count: int) -> list[float]:
+    """`count` evenly spaced values from `start` to `end`."""
+    if count == 1:
+        return [start]
+    return [start + (end - start) * i / (count - 1) for i in range(count)]

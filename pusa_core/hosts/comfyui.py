@@ -1,0 +1,415 @@
+"""Pusa on ComfyUI: the only file that touches `comfy`.
+
+A schedule rides on a cloned model as plain data in `transformer_options`, with three stateless wrappers:
+
+- SAMPLER_SAMPLE hands the sampler virtual latents (see `pusa_core.virtual`) and turns its result, and what it shows
+  on the way, back into frames. It lays the clean latents into every cond as a noise-shaped tensor, so ComfyUI itself
+  slices them with areas, context windows, batches and devices; the last channel carries each frame's number.
+- APPLY_MODEL shows the model the frames instead of the virtual latents.
+- DIFFUSION_MODEL gives every latent frame its own timestep.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_base
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from torch import Tensor
+
+from ..frames import TEMPORAL_STRIDE, latent_length, pixel_length
+from ..keyframes import ClipPlan
+from ..lora import LoraReport, fit, read_lora
+from ..schedule import pusa_sigmas
+from ..virtual import coefficients, step_end, to_frame, to_virtual
+
+KEY = "pusa"
+RATIO = "pusa_ratio"
+EXPERT_BOUNDARY = 0.875  # Wan2.2-T2V-A14B
+PUSA_SCHEDULER = "pusa"
+SCHEDULERS = [PUSA_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES]
+SAMPLERS = comfy.samplers.SAMPLER_NAMES
+
+# Solvers of the flow's ODE: the ones that can follow a frame whose sigma is not a straight line.
+ODE_SAMPLERS = {
+    f"sample_{name}"
+    for name in (
+        *("euler", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "lms", "ipndm", "ipndm_v", "deis"),
+        *("dpmpp_2m", "dpmpp_2m_cfg_pp", "res_multistep", "res_multistep_cfg_pp"),
+        *("gradient_estimation", "gradient_estimation_cfg_pp"),
+    )
+}
+
+VARIANTS = {
+    "WAN21_Vace": "a VACE",
+    "WAN21_Camera": "a camera-control",
+    "WAN21_HuMo": "a HuMo",
+    "WAN21_CausalAR": "an autoregressive (causal)",
+    "WAN21_FlowRVS": "a FlowRVS",
+    "WAN21_SCAIL": "a SCAIL",
+    "WAN22_S2V": "a speech-to-video",
+    "WAN22_Animate": "an Animate",
+}
+
+LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
+
+# Conditionings that add frames of their own to the model's input, which then have no timestep in the schedule.
+EXTRA_FRAMES = {
+    "reference_latent": "a reference image",
+    "time_dim_concat": "extra frames in time",
+    "context_latents": "in-context reference latents",
+}
+
+
+def check_model(model: ModelPatcher) -> None:
+    """Refuses anything but a plain Wan text-to-video model.
+
+    Raises:
+        ValueError: what the model is instead, and which to load.
+    """
+    base = model.model
+    name = type(base).__name__
+    if not isinstance(base, comfy.model_base.WAN21):
+        raise ValueError(f"This model is {name}, not Wan: Pusa needs a Wan2.1 or Wan2.2 text-to-video checkpoint.")
+    if name not in ("WAN21", "WAN22"):
+        raise ValueError(
+            f"This is {VARIANTS.get(name, f'a {name}')} variant of Wan, which handles timesteps in its own way: "
+            "load a plain Wan text-to-video (T2V) checkpoint."
+        )
+    wan = base.diffusion_model
+    if wan.in_dim != wan.out_dim:
+        raise ValueError(
+            f"This Wan checkpoint takes {wan.in_dim} input channels, so it is an image-to-video or control model: "
+            f"Pusa works on text-to-video (T2V) checkpoints, which take {wan.out_dim}."
+        )
+
+
+def _check_single_rank() -> None:
+    """Sequence parallelism shards the tokens but not the per-frame timesteps: frames would silently swap theirs."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return
+    xfuser = sys.modules.get("xfuser.core.distributed")
+    if xfuser is None or xfuser.get_sequence_parallel_world_size() > 1:
+        raise RuntimeError(
+            "This worker splits the clip's tokens over several GPUs (sequence parallelism), which mixes up Pusa's "
+            "per-frame timesteps: turn it off (CFG or data parallelism is fine)."
+        )
+
+
+def apply_schedule(model: ModelPatcher, plan: ClipPlan) -> ModelPatcher:
+    """A clone of `model` that samples every latent frame on its own sigma; any sampler node can use it.
+
+    A schedule without keyframes leaves the clone as the model was. An earlier schedule is replaced.
+
+    Raises:
+        ValueError: the model is not a plain Wan text-to-video model.
+    """
+    check_model(model)
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    options.pop(KEY, None)
+    wrappers = (
+        (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
+        (WrappersMP.APPLY_MODEL, _apply_model),
+        (WrappersMP.DIFFUSION_MODEL, _diffusion_model),
+    )
+    for kind, wrapper in wrappers:
+        clone.remove_wrappers_with_key(kind, KEY)
+        if not plan.schedule.is_ordinary:
+            clone.add_wrapper_with_key(kind, KEY, wrapper)
+    if not plan.schedule.is_ordinary:
+        options[KEY] = {"schedule": plan.schedule, "clean": plan.clean}
+    return clone
+
+
+def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar):
+    pusa = extra_args["model_options"]["transformer_options"][KEY]
+    schedule = pusa["schedule"]
+    _check_single_rank()
+    _check_conds(guider.conds)
+    _check_sampler(schedule, executor.class_obj)
+    clean = _clean_latents(guider.inner_model, pusa["clean"], len(schedule), latent_image)
+    keyed = _per_frame([frame.needs_clean_latent for frame in schedule.frames], clean)
+    sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
+    scale = _per_frame(coefficients(schedule, sigma_start).scale, clean)
+
+    if torch.count_nonzero(noise) > 0:
+        latent_image = torch.where(keyed, clean, latent_image)
+    elif sigma_start < 1:  # goes on from an earlier stage, whose latents ComfyUI carries divided by 1 - sigma
+        latent_image = to_virtual(latent_image * (1 - sigma_start), clean, scale) / (1 - sigma_start)
+
+    _add_cond(guider.conds, clean)
+    show = None
+    if callback is not None:
+
+        def show(step, denoised, x, total_steps):
+            callback(step, to_frame(denoised, clean, scale), to_frame(x, clean, scale), total_steps)
+
+    grid = sigmas.clone()  # uni_pc writes 0.001 over a last sigma of 0
+    virtual = executor(guider, grid, extra_args, show, noise, latent_image, denoise_mask, disable_pbar)
+    virtual = virtual * (1 - float(grid[-1]))
+    end = coefficients(schedule, sigma_end)
+    frames = to_frame(virtual, clean, _per_frame(end.scale, clean))
+    if sigma_end == 0:  # dpm_fast and dpm_adaptive stop one sigma early
+        frames = torch.where(_per_frame(end.pinned, clean), clean, frames)
+    return frames / (1 - sigma_end)
+
+
+def _per_frame(values, like: Tensor) -> Tensor:
+    return torch.as_tensor(values, device=like.device)[None, None, :, None, None]  # (1, 1, F, 1, 1)
+
+
+def _check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
+    for cond in (c for cs in conds.values() for c in cs):
+        for key, what in EXTRA_FRAMES.items():
+            if key in cond.get("model_conds", {}):
+                raise ValueError(
+                    f"The conditioning brings {what} ({key}), which adds frames that a Pusa schedule has no sigma for: "
+                    "take that node out and give the picture as a keyframe."
+                )
+
+
+def _check_sampler(schedule, sampler) -> None:
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+    if not schedule.is_straight and name not in ODE_SAMPLERS:
+        raise ValueError(
+            f"The schedule bends a frame's sigma, which the sampler {name.removeprefix('sample_')} cannot follow "
+            "because it adds noise or steps outside the sigma grid: use euler, heun, dpmpp_2m or res_multistep."
+        )
+
+
+def _clean_latents(base, clean: Tensor | None, frames: int, latent_image: Tensor) -> Tensor:
+    """The plan's clean latents as the model sees them, checked against the latent that is sampled."""
+    shape = tuple(latent_image.shape)
+    if len(shape) != 5 or shape[2] != frames:
+        given = f"{shape[2]} latent frames" if len(shape) == 5 else "no video"
+        raise ValueError(
+            f"The schedule is for {frames} latent frames ({pixel_length(frames)} frames), but the latent has {given}: "
+            "connect the latent that comes out of the Pusa Schedule node."
+        )
+    if clean is None:
+        return torch.zeros_like(latent_image[:1])
+    if (clean.shape[1], *clean.shape[3:]) != (shape[1], *shape[3:]) or clean.shape[0] not in (1, shape[0]):
+        raise ValueError(
+            f"The keyframes were encoded to latents of shape {tuple(clean.shape)}, but the latent to sample is {shape} "
+            "(batch, channels, frames, height, width): use the same size and VAE, through one Pusa Schedule node."
+        )
+    return base.process_latent_in(clean.to(latent_image.device, torch.float32))
+
+
+def _add_cond(conds: dict[str, list[dict[str, Any]]], clean: Tensor) -> None:
+    number = torch.arange(clean.shape[2], device=clean.device, dtype=clean.dtype)
+    number = number[None, None, :, None, None].expand(clean.shape[0], 1, -1, *clean.shape[3:])
+    tensor = torch.cat([clean, number], dim=1)  # (1 or B, C + 1, F, H, W)
+    for cond in (c for cs in conds.values() for c in cs):
+        cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(tensor)}
+
+
+def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    tensor = kwargs.pop(KEY)  # (B, C + 1, F, H, W) of this window, area and batch
+    clean, number = tensor[:, :-1], tensor[:, -1, :, 0, 0].long()
+    schedule, sigma = transformer_options[KEY]["schedule"], float(t[0])
+    grid = transformer_options.get("sample_sigmas")
+    sigma_next = None if schedule.is_straight or grid is None else step_end(grid.tolist(), sigma)
+    c = coefficients(schedule, sigma, sigma_next)
+    scale, ratio, slope, pinned = (v.to(x.device)[number] for v in (c.scale, c.ratio, c.slope, c.pinned))  # (B, F)
+    scale, slope, pinned = (v[:, None, :, None, None] for v in (scale, slope, pinned))
+    frame = to_frame(x, clean, scale)
+    options = {**transformer_options, RATIO: ratio}
+    denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
+    # frame - denoised is sigma * velocity; exactly `denoised` for a frame that simply follows the sampler
+    denoised = denoised + (1 - scale) * (x - clean) + (1 - slope) * (frame - denoised)
+    return torch.where(pinned, clean, denoised)
+
+
+def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
+    ratio = transformer_options[RATIO]  # (B, F)
+    if ratio.shape != (x.shape[0], x.shape[2]):
+        raise RuntimeError(
+            f"The model was given {x.shape[2]} latent frames of {x.shape[0]} clips, but the schedule has sigmas for "
+            f"{ratio.shape[1]} of {ratio.shape[0]}: another node adds or drops frames; take it out."
+        )
+    timestep = timestep.reshape(x.shape[0], -1) * ratio
+    return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+
+def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelPatcher, LoraReport]:
+    """A clone of `model` with a Pusa LoRA on it as ordinary ComfyUI weight patches, and a report.
+
+    Raises:
+        ValueError: the model is not Wan text-to-video, or the file is not a Pusa LoRA for its size.
+    """
+    check_model(model)
+    lora = read_lora(path)
+    report = fit(lora, _linear_shapes(model.model.diffusion_model))
+    patches = comfy.lora.load_lora(lora.state_dict(), comfy.lora.model_lora_keys_unet(model.model, {}))
+    clone = model.clone()
+    applied = clone.add_patches(patches, alpha)
+    if len(applied) != len(lora.modules):
+        raise ValueError(f"ComfyUI took only {len(applied)} of the {len(lora.modules)} modules of {lora.name}.")
+    return clone, report
+
+
+def _linear_shapes(wan: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    kinds = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "ffn.0", "ffn.2")
+    kinds += tuple(kind.replace("self", "cross") for kind in kinds[:4])
+    modules = {f"blocks.{i}.{kind}": block.get_submodule(kind) for i, block in enumerate(wan.blocks) for kind in kinds}
+    return {name: (module.out_features, module.in_features) for name, module in modules.items()}
+
+
+RESIZE = ("crop", "letterbox", "stretch")
+
+
+def resize_pictures(pictures: Tensor, width: int, height: int, method: str) -> Tensor:
+    """Pictures (N, H, W, C) at another size, (N, height, width, 3).
+
+    Args:
+        method: "crop" fills the frame and cuts what is over, "letterbox" fits in and adds black, "stretch" distorts.
+    """
+    pictures = pictures[..., :3]
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    planes = pictures.movedim(-1, 1)
+    if method == "letterbox":
+        factor = min(width / planes.shape[3], height / planes.shape[2])
+        inner = max(1, round(planes.shape[3] * factor)), max(1, round(planes.shape[2] * factor))
+        planes = comfy.utils.common_upscale(planes, *inner, "lanczos", "disabled")
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        padding = (left, width - inner[0] - left, top, height - inner[1] - top)
+        return torch.nn.functional.pad(planes, padding).movedim(1, -1)
+    crop = "center" if method == "crop" else "disabled"
+    return comfy.utils.common_upscale(planes, width, height, "lanczos", crop).movedim(1, -1)
+
+
+def picture_encoder(vae, width: int, height: int, method: str):
+    """A function from pictures (N, H, W, C) to their clean latents (1, C, (N-1)/4+1, h, w)."""
+    return lambda pictures: vae.encode(resize_pictures(pictures, width, height, method))
+
+
+def check_vae(vae, width: int, height: int) -> None:
+    """Refuses a VAE that is not Wan's, and a size that it cannot encode.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if vae.latent_channels not in LATENT_FORMATS or vae.temporal_compression_decode() != TEMPORAL_STRIDE:
+        raise ValueError(
+            "This is not a Wan video VAE: load wan_2.1_vae.safetensors (14B and 1.3B) or wan2.2_vae.safetensors (5B)."
+        )
+    stride = vae.spacial_compression_encode()
+    if width % stride or height % stride:
+        raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
+
+
+def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch_size: int) -> dict[str, Tensor]:
+    """ComfyUI's LATENT for a plan: clean latents at its keyframes, nothing elsewhere. (B, C, F, h, w)"""
+    stride = vae.spacial_compression_encode()
+    shape = (batch_size, vae.latent_channels, latent_length(length), height // stride, width // stride)
+    empty = LATENT_FORMATS[vae.latent_channels]().process_out(torch.zeros(shape))
+    if plan.clean is None:
+        return {"samples": empty}
+    keyed = _per_frame([frame.needs_clean_latent for frame in plan.schedule.frames], empty)
+    return {"samples": torch.where(keyed, plan.clean.to(empty), empty)}
+
+
+def sigma_grid(model: ModelPatcher, scheduler: str, sampler: str, steps: int, shift: float, denoise: float) -> Tensor:
+    """The sigmas of Pusa's exact grid, or of one of ComfyUI's schedulers on a model with its shift. (steps + 1,)"""
+    if scheduler == PUSA_SCHEDULER:
+        return pusa_sigmas(steps, shift, denoise)
+    stock = comfy.samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise, model.model_options)
+    return stock.sigmas
+
+
+def sample_clip(
+    model: ModelPatcher,
+    positive,
+    negative,
+    latent: dict[str, Tensor],
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    shift: float,
+    denoise: float = 1.0,
+    plan: ClipPlan | None = None,
+    low_noise_model: ModelPatcher | None = None,
+    boundary: float = EXPERT_BOUNDARY,
+    add_noise: bool = True,
+    start_step: int = 0,
+    end_step: int | None = None,
+    leftover_noise: bool = False,
+) -> dict[str, Tensor]:
+    """Samples a clip, switching to the low-noise model where sigma falls below `boundary`.
+
+    Args:
+        latent: ComfyUI's LATENT, samples (B, C, F, H, W).
+        plan: a schedule to apply to the models; None takes them as they are.
+        start_step, end_step: the part of the sigma grid to sample, as in KSampler (Advanced).
+        leftover_noise: keep the noise of the last sigma where `end_step` stops early.
+
+    Returns:
+        The LATENT with new samples.
+    """
+    models = [model] if low_noise_model is None else [model, low_noise_model]
+    if plan is not None:
+        models = [apply_schedule(m, plan) for m in models]
+    models = [ModelSamplingSD3().patch(m, shift)[0] for m in models]
+    sigmas = sigma_grid(models[0], scheduler, sampler, steps, shift, denoise)
+    sigmas = _part(sigmas, start_step, end_step, leftover_noise)
+    samples = comfy.sample.fix_empty_latent_channels(models[0], latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else None
+    progress = latent_preview.prepare_callback(models[0], max(len(sigmas) - 1, 1))
+    done = 0
+    for number, (patched, part) in enumerate(_stages(models, sigmas, boundary)):
+        samples = comfy.sample.sample_custom(
+            patched,
+            torch.zeros_like(samples, device="cpu") if noise is None else noise,
+            cfg,
+            comfy.samplers.sampler_object(sampler),
+            part,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=_continued(progress, done, len(sigmas) - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=(seed + number) % 2**64,  # another seed for each stage: stochastic samplers must not repeat their noise
+        )
+        noise, done = None, done + len(part) - 1
+    return {**{k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}, "samples": samples}
+
+
+def _part(sigmas: Tensor, start_step: int, end_step: int | None, leftover_noise: bool) -> Tensor:
+    if end_step is not None and end_step < len(sigmas) - 1:
+        sigmas = sigmas[: end_step + 1].clone()
+        if not leftover_noise:
+            sigmas[-1] = 0
+    return sigmas[start_step:]
+
+
+def _stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list[tuple[ModelPatcher, Tensor]]:
+    """Which model samples which part of the grid: the high-noise one every step that starts at the boundary or above."""
+    if len(models) == 1:
+        return [(models[0], sigmas)] if len(sigmas) > 1 else []
+    split = int((sigmas[:-1] >= boundary).sum())
+    parts = zip(models, (sigmas[: split + 1], sigmas[split:]))
+    return [(model, part) for model, part in parts if len(part) > 1]
+
+
+def _continued(progress, done: int, total: int):
+    """A progress callback that counts on over several stages."""
+    return lambda step, x0, x, _: progress(done + step, x0, x, total)

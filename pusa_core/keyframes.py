@@ -1,0 +1,276 @@
+"""Keyframes: which pictures, where in the clip, how much noise; and their placement into a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .frames import (
+    TEMPORAL_STRIDE,
+    FrameUnit,
+    check_multiplier,
+    describe_latent_frame,
+    latent_length,
+    parse_multipliers,
+    parse_positions,
+    resolve_index,
+)
+from .schedule import Behaviour, FrameMap, FrameSchedule
+
+Take = Literal["first", "last", "chosen"]
+Place = Literal["start", "end", "index"]
+
+# Frames encoded before a clip that is placed later than the start, so that its latents carry motion.
+LEAD_IN = 4 * TEMPORAL_STRIDE + 1
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """Pictures that are encoded together as one clip, and where some of the latents go.
+
+    Attributes:
+        pictures: (N, H, W, 3) in [0, 1], N = 4n+1.
+        kept: which of the n+1 encoded latents are keyframes, rising.
+        index: where the first kept latent goes; the others keep their distance from it.
+        unit: what `index` counts; negatives count from the end of the clip that is made.
+        multipliers: noise multiplier of every kept latent, 0 to 1.
+        behaviour: "evolve" or "hold", see `FrameMap`.
+    """
+
+    pictures: Tensor
+    kept: tuple[int, ...]
+    index: int
+    unit: FrameUnit
+    multipliers: tuple[float, ...]
+    behaviour: Behaviour = "evolve"
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """A clip's schedule with the clean latents of its keyframes.
+
+    Attributes:
+        schedule: every latent frame's sigma.
+        clean: (1, C, F, H, W), the VAE's latents at keyframes and zeros elsewhere; None without keyframes.
+        notes: what was placed where, one sentence each.
+    """
+
+    schedule: FrameSchedule
+    clean: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        needs = [i for i, frame in enumerate(self.schedule.frames) if frame.needs_clean_latent]
+        if needs and self.clean is None:
+            raise ValueError(f"Latent frame {needs[0]} of the schedule starts from a picture, but none was given for it.")
+        if self.clean is not None and self.clean.shape[2] != len(self.schedule):
+            raise ValueError(f"The schedule has {len(self.schedule)} latent frames, the clean latents {self.clean.shape[2]}.")
+
+
+def still_keyframe(
+    picture: Tensor, index: int, unit: FrameUnit, multiplier: float, behaviour: Behaviour = "evolve"
+) -> Keyframe:
+    """One picture (1, H, W, 3), encoded alone."""
+    return Keyframe(picture, (0,), index, unit, (check_multiplier(multiplier),), behaviour)
+
+
+def clip_keyframe(
+    pictures: Tensor, index: int, unit: FrameUnit, multiplier: float, behaviour: Behaviour = "evolve"
+) -> Keyframe:
+    """One picture or a whole clip (N, H, W, 3) whose first frame goes to `index`.
+
+    A clip at the start is 4n+1 frames and gives n+1 latents. A later one gives n latents: of 4n+1 frames the first
+    is the lead-in, of 4n frames the first is repeated for it.
+
+    Raises:
+        ValueError: the number of pictures fits neither.
+    """
+    count = len(pictures)
+    if count == 1:
+        return still_keyframe(pictures, index, unit, multiplier, behaviour)
+    latents = _latents_of(count, "pixel", index == 0)
+    pictures, kept = _last(pictures, latents, index == 0)
+    return Keyframe(pictures, kept, index, unit, (check_multiplier(multiplier),) * latents, behaviour)
+
+
+def keyframes_from_text(
+    pictures: Tensor, positions: str, multipliers: str, unit: FrameUnit = "latent", behaviour: Behaviour = "evolve"
+) -> list[Keyframe]:
+    """The public demo's interface: a batch of pictures, their positions ("0,20") and multipliers ("0.2,0.5").
+
+    Raises:
+        ValueError: a text cannot be read, or the counts differ.
+    """
+    indices = parse_positions(positions)
+    if len(indices) != len(pictures):
+        raise ValueError(
+            f'{len(pictures)} pictures were given with {len(indices)} positions ("{positions.strip()[:40]}"): '
+            "give one position for each picture."
+        )
+    values = parse_multipliers(multipliers, len(indices))
+    return [still_keyframe(pictures[i : i + 1], indices[i], unit, values[i], behaviour) for i in range(len(indices))]
+
+
+def video_keyframes(
+    pictures: Tensor,
+    take: Take,
+    count: int,
+    unit: FrameUnit,
+    place: Place,
+    index: int,
+    multipliers: str,
+    behaviour: Behaviour = "evolve",
+    chosen: str = "",
+) -> Keyframe:
+    """Frames of a clip as keyframes, encoded as a clip so that motion is carried (Pusa, section 2 of its inference).
+
+    Args:
+        pictures: the clip, (N, H, W, 3).
+        take: the first or last `count` frames, or the `chosen` ones.
+        count: how many; of pixel frames 4n+1 at the start of the new clip, 4n later in it.
+        unit: what `count`, `chosen` and `index` count.
+        place: at the start, at the end, or at `index`. Chosen frames keep their distances: the given clip is laid with
+            its start on the new one's, or its end on its end, or its first chosen frame on `index`.
+        multipliers: one value, a list with one for each latent frame, or a ramp ("0 to 0.3").
+        chosen: frame numbers of the given clip, "0, 20".
+
+    Raises:
+        ValueError: the clip is too short, or counts do not fit.
+    """
+    at_start = place == "start" or (place == "index" and index == 0)
+    if take == "chosen":
+        pictures, kept = _chosen(pictures, chosen, unit)
+    else:
+        pictures, kept = {"first": _first, "last": _last}[take](pictures, _latents_of(count, unit, at_start), at_start)
+    if place != "index":
+        unit, index = "latent", _anchor(place, take, kept, len(pictures))
+    return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, len(kept))), behaviour)
+
+
+def _anchor(place: Place, take: Take, kept: tuple[int, ...], frames: int) -> int:
+    if place == "start":
+        return kept[0] if take == "chosen" else 0
+    return kept[0] - latent_length(frames) if take == "chosen" else -len(kept)
+
+
+def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
+    """How many latents `count` frames of a clip are, at the start of the new clip or later in it."""
+    if count < 1:
+        raise ValueError(f"{count} frames of the clip were asked for; take at least 1.")
+    if unit == "latent":
+        return count
+    if at_start:
+        return latent_length(count)
+    if count > 1 and count % TEMPORAL_STRIDE in (0, 1):
+        return count // TEMPORAL_STRIDE
+    lower = max(count - count % TEMPORAL_STRIDE, TEMPORAL_STRIDE)
+    raise ValueError(
+        f"{count} frames of a clip cannot be placed later than its start, where a latent frame holds 4 frames: "
+        f"use {lower} or {lower + TEMPORAL_STRIDE}."
+    )
+
+
+def _require(pictures: Tensor, needed: int, latents: int) -> None:
+    if len(pictures) < needed:
+        raise ValueError(
+            f"The clip has {len(pictures)} frames, but {latents} latent frames of it need {needed}: "
+            "take fewer or give a longer clip."
+        )
+
+
+def _first(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
+    lead = 0 if at_start else 1
+    needed = TEMPORAL_STRIDE * (latents - 1 + lead) + 1
+    _require(pictures, needed, latents)
+    return pictures[:needed], tuple(range(lead, latents + lead))
+
+
+def _last(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
+    if at_start:
+        needed = TEMPORAL_STRIDE * (latents - 1) + 1
+        _require(pictures, needed, latents)
+        return pictures[-needed:], tuple(range(latents))
+    payload = TEMPORAL_STRIDE * latents
+    _require(pictures, payload, latents)
+    spare = len(pictures) - payload
+    if spare == 0:
+        return torch.cat([pictures[:1], pictures]), tuple(range(1, latents + 1))
+    lead = min(LEAD_IN, TEMPORAL_STRIDE * ((spare - 1) // TEMPORAL_STRIDE) + 1)
+    dropped = latent_length(lead)
+    return pictures[-(payload + lead) :], tuple(range(dropped, dropped + latents))
+
+
+def _chosen(pictures: Tensor, chosen: str, unit: FrameUnit) -> tuple[Tensor, tuple[int, ...]]:
+    pictures = pictures[: TEMPORAL_STRIDE * ((len(pictures) - 1) // TEMPORAL_STRIDE) + 1]
+    latents = latent_length(len(pictures))
+    kept = sorted(resolve_index(i, unit, latents) for i in parse_positions(chosen))
+    for a, b in pairwise(kept):
+        if a == b:
+            raise ValueError(f"The chosen frames name {describe_latent_frame(a)} of the clip twice; name it once.")
+    return pictures, tuple(kept)
+
+
+def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tensor], Tensor]) -> ClipPlan:
+    """Places keyframes into a clip of `length` pixel frames.
+
+    Args:
+        keyframes: none makes plain text to video.
+        length: pixel frames of the clip, 4n+1.
+        encode: pictures (N, H, W, 3) -> clean latents (1, C, (N-1)/4+1, h, w).
+
+    Raises:
+        ValueError: the length is not 4n+1, a keyframe lies outside the clip, or two share a latent frame.
+    """
+    latents = latent_length(length)
+    placed = [_place(keyframe, latents) for keyframe in keyframes]
+    owner: dict[int, int] = {}
+    for number, targets in enumerate(placed, 1):
+        for target in targets:
+            _claim(owner, target, number)
+    maps, clean = {}, None
+    for keyframe, targets in zip(keyframes, placed):
+        encoded = encode(keyframe.pictures)  # (1, C, n, h, w)
+        if clean is None:
+            clean = encoded.new_zeros((1, encoded.shape[1], latents, *encoded.shape[3:]))
+        clean[:, :, list(targets)] = encoded[:, :, list(keyframe.kept)]
+        maps.update({t: FrameMap.line(m, keyframe.behaviour) for t, m in zip(targets, keyframe.multipliers)})
+    notes = tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, placed), 1))
+    return ClipPlan(FrameSchedule.build(latents, maps), clean, notes)
+
+
+def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:
+    anchor = resolve_index(keyframe.index, keyframe.unit, latents)
+    targets = tuple(anchor + k - keyframe.kept[0] for k in keyframe.kept)
+    if targets[-1] >= latents:
+        raise ValueError(
+            f"A keyframe clip of {len(targets)} latent frames at {describe_latent_frame(anchor)} runs past the clip's last, "
+            f"{describe_latent_frame(latents - 1)}: place it earlier or make the clip longer."
+        )
+    if anchor == 0 and keyframe.kept[0] > 0:
+        raise ValueError(
+            "A keyframe clip prepared for a later place lands on latent frame 0, which holds a single frame: "
+            "place it at index 0 or at the start."
+        )
+    return targets
+
+
+def _claim(owner: dict[int, int], target: int, number: int) -> None:
+    if target in owner:
+        raise ValueError(
+            f"Keyframes {owner[target]} and {number} both land on {describe_latent_frame(target)}: "
+            "move one by at least 4 frames, or remove it."
+        )
+    owner[target] = number
+
+
+def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
+    where = describe_latent_frame(targets[0])
+    if len(targets) > 1:
+        where += f" to {describe_latent_frame(targets[-1])}"
+    noise = ", ".join(f"{m:g}" for m in dict.fromkeys(keyframe.multipliers))
+    return f"Keyframe {number}: {keyframe.unit} frame {keyframe.index} is {where}; noise {noise}, {keyframe.behaviour}."

@@ -1,0 +1,93 @@
+"""A schedule as a picture: one row for every latent frame, one column for every step, colour for sigma."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .frames import pixel_frames, pixel_length
+from .schedule import FrameMap, FrameSchedule
+
+WIDTH, MARGIN, LABEL = 900, 16, 190
+ROW_HEIGHTS = (8, 26)
+TALLEST = 1400  # pixels for all rows; more frames than fit are drawn as evenly spaced ones
+BACKGROUND, INK, FAINT = (24, 26, 32), (236, 238, 242), (150, 156, 168)
+CLEAN_TO_NOISE = np.array([(255, 214, 102), (237, 125, 92), (139, 74, 138), (44, 52, 96)], dtype=np.float32)
+
+
+def draw_schedule(schedule: FrameSchedule, sigmas: Sequence[float], notes: Sequence[str] = ()) -> Tensor:
+    """Draws what each latent frame does while the sampler goes down `sigmas`.
+
+    Args:
+        schedule: the frames' sigmas.
+        sigmas: the sampler's grid, at least one value.
+        notes: sentences to write below, one paragraph each.
+
+    Returns:
+        A picture (1, H, W, 3), float in [0, 1].
+    """
+    rows = _rows(schedule)
+    height = int(np.clip(TALLEST // len(rows), *ROW_HEIGHTS))
+    small, normal = ImageFont.load_default(max(height - 12, 11)), ImageFont.load_default(15)
+    lines = [line for note in notes for line in textwrap.wrap(note, 108, subsequent_indent="    ")]
+    top, text_height = 74, 22
+    total = top + height * len(rows) + MARGIN + text_height * len(lines) + MARGIN
+    image = Image.new("RGB", (WIDTH, total), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    draw.text((MARGIN, 12), _title(schedule), INK, ImageFont.load_default(18))
+    draw.text((MARGIN, 46), "sampler's sigma", FAINT, normal)
+    step = (WIDTH - LABEL - MARGIN) / len(sigmas)
+    for column, sigma in enumerate(sigmas):
+        if step >= 34 or column in (0, len(sigmas) - 1):
+            draw.text((LABEL + column * step + 3, 46), f"{sigma:.2f}", FAINT, normal)
+    for number, index in enumerate(rows):
+        y = top + number * height
+        _draw_row(draw, y, height, schedule.frames[index], sigmas, step, small)
+        if height >= 12 or schedule.frames[index] in schedule.keyframes.values():
+            draw.text((MARGIN, y + (height - 15) / 2), _label(index, schedule.frames[index]), INK, small)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, top + height * len(rows) + MARGIN + number * text_height), line, INK, normal)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
+
+
+def _rows(schedule: FrameSchedule) -> list[int]:
+    most = TALLEST // ROW_HEIGHTS[0]
+    if len(schedule) <= most:
+        return list(range(len(schedule)))
+    spaced = {round(i * (len(schedule) - 1) / (most - 1)) for i in range(most)}
+    return sorted(spaced | set(list(schedule.keyframes)[:most]))
+
+
+def _title(schedule: FrameSchedule) -> str:
+    count = len(schedule.keyframes)
+    what = "text to video" if count == 0 else f"{count} given latent frame{'s' if count > 1 else ''}"
+    return f"{len(schedule)} latent frames, {pixel_length(len(schedule))} frames: {what} (1 is noise, 0 is clean)"
+
+
+def _label(index: int, frame: FrameMap) -> str:
+    pixels = pixel_frames(index)
+    span = f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
+    return f"{index}: {span}" + (f", {frame.behaviour}" if frame.needs_clean_latent else "")
+
+
+def _draw_row(
+    draw: ImageDraw.ImageDraw, y: int, height: int, frame: FrameMap, sigmas: Sequence[float], step: float, font
+) -> None:
+    for column, sigma in enumerate(sigmas):
+        value = frame.sigma(min(max(sigma, 0.0), 1.0))
+        x = LABEL + column * step
+        draw.rectangle((x, y, x + step - 1, y + height - 1), fill=_colour(value))
+        if step >= 34 and height >= 18:
+            draw.text((x + 5, y + (height - 15) / 2), f"{value:.2f}", INK if value > 0.35 else BACKGROUND, font)
+
+
+def _colour(sigma: float) -> tuple[int, int, int]:
+    position = sigma * (len(CLEAN_TO_NOISE) - 1)
+    low = min(int(position), len(CLEAN_TO_NOISE) - 2)
+    mixed = CLEAN_TO_NOISE[low] + (position - low) * (CLEAN_TO_NOISE[low + 1] - CLEAN_TO_NOISE[low])
+    return tuple(int(v) for v in mixed)  # type: ignore[return-value]
