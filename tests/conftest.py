@@ -1,0 +1,120 @@
+"""Makes a real ComfyUI importable for the tests that need one, and says loudly when there is none."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+# Before ComfyUI's folder is on the path: it has a package called `tests` too.
+from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
+
+COMFYUI = find_comfyui()
+NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")
+NO_COMFYUI = "there is no ComfyUI"
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(RootIsNoTestPackage())
+    if COMFYUI is not None:
+        use_comfyui(COMFYUI)
+    elif os.environ.get("PUSA_REQUIRE_COMFYUI") == "1":
+        raise pytest.UsageError(f"PUSA_REQUIRE_COMFYUI=1, but no ComfyUI was found. {how_to_get()}")
+
+
+def use_comfyui(folder: Path) -> None:
+    """Makes `import comfy` and `import nodes` give ComfyUI's, on the CPU, without reading pytest's arguments."""
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))  # first: this repository has a folder called nodes, too
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
+class RootIsNoTestPackage:
+    """Keeps pytest from importing the pack's own __init__.py as a test package of that folder's name."""
+
+    def pytest_collect_directory(self, path, parent):
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+# --- without ComfyUI -------------------------------------------------------------------------------------------------
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if COMFYUI is None and any(folder in module_path.parents for folder in NEED_COMFYUI):
+        return UnimportableModule.from_parent(parent, path=module_path)
+    return None
+
+
+class UnimportableModule(pytest.File):
+    """A test file that imports ComfyUI where there is none: each test function is listed and skipped."""
+
+    def collect(self):
+        for node in ast.walk(ast.parse(self.path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield SkippedTest.from_parent(self, name=node.name)
+
+
+class SkippedTest(pytest.Item):
+    def runtest(self):
+        pytest.skip(NO_COMFYUI)
+
+    def reportinfo(self):
+        return self.path, None, self.name
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_COMFYUI in str(r.longrepr)]
+    if skipped:
+        terminalreporter.section("NO COMFYUI", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{len(skipped)} tests were skipped: they need a ComfyUI, and none was found.")
+        terminalreporter.line(how_to_get())
+
+
+# --- fixtures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The folder of the ComfyUI under test."""
+    if COMFYUI is None:
+        pytest.skip(NO_COMFYUI)
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui):
+    """The pack, imported as ComfyUI imports it: a package under a path-like name.
+
+    `pack.nodes` and `pack.pusa_core` are its subpackages. They are other module objects than a plain
+    `import pusa_core` gives, so take classes that nodes pass around from here.
+    """
+    name = str(ROOT).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    for part in ("pusa_core", "nodes"):
+        importlib.import_module(f"{name}.{part}")
+    return module
+
+
+@pytest.fixture
+def inference_mode():
+    """Runs a test without gradients, as ComfyUI runs nodes."""
+    import torch
+
+    with torch.inference_mode():
+        yield
