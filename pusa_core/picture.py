@@ -13,7 +13,7 @@ from torch import Tensor
 from .frames import pixel_frames, pixel_length
 from .schedule import FrameMap, FrameSchedule
 
-WIDTH, MARGIN, LABEL = 900, 16, 190
+WIDTH, MARGIN, LABEL, HEADER = 900, 16, 190, 74
 ROW_HEIGHTS = (8, 26)
 TALLEST = 1400  # pixels for all rows; more frames than fit are drawn as evenly spaced ones
 BACKGROUND, INK, FAINT = (24, 26, 32), (236, 238, 242), (150, 156, 168)
@@ -35,7 +35,7 @@ def draw_schedule(schedule: FrameSchedule, sigmas: Sequence[float], notes: Seque
     height = int(np.clip(TALLEST // len(rows), *ROW_HEIGHTS))
     small, normal = ImageFont.load_default(max(height - 12, 11)), ImageFont.load_default(15)
     lines = [line for note in notes for line in textwrap.wrap(note, 108, subsequent_indent="    ")]
-    top, text_height = 74, 22
+    top, text_height = HEADER, 22
     total = top + height * len(rows) + MARGIN + text_height * len(lines) + MARGIN
     image = Image.new("RGB", (WIDTH, total), BACKGROUND)
     draw = ImageDraw.Draw(image)

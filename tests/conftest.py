@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# The models are tiny: a second thread costs more than it gives, and on a busy machine ten times as much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 if str(ROOT) not in sys.path:

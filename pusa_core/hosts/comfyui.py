@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..frames import TEMPORAL_STRIDE, latent_length, pixel_length
 from ..keyframes import ClipPlan
-from ..lora import LoraReport, fit, read_lora
+from ..lora import MODULE_KINDS, LoraReport, fit, read_lora
 from ..schedule import pusa_sigmas
 from ..virtual import coefficients, step_end, to_frame, to_virtual
 
@@ -262,10 +262,8 @@ def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelP
     return clone, report
 
 
-def _linear_shapes(wan: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    kinds = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "ffn.0", "ffn.2")
-    kinds += tuple(kind.replace("self", "cross") for kind in kinds[:4])
-    modules = {f"blocks.{i}.{kind}": block.get_submodule(kind) for i, block in enumerate(wan.blocks) for kind in kinds}
+def _linear_shapes(wan: Any) -> dict[str, tuple[int, int]]:
+    modules = {f"blocks.{i}.{kind}": block.get_submodule(kind) for i, block in enumerate(wan.blocks) for kind in MODULE_KINDS}
     return {name: (module.out_features, module.in_features) for name, module in modules.items()}
 
 

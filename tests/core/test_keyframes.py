@@ -95,8 +95,10 @@ def test_a_clip_without_frames_to_lead_in_repeats_its_first():
     assert landed(plan_clip([keyframe], LENGTH, encode)) == {18: (0, 3), 19: (4, 7), 20: (8, 11)}
 
 
-@pytest.mark.parametrize("place, index, expected", [("start", 0, (0, 5, 10)), ("end", 0, (10, 15, 20)), ("index", 3, (3, 8, 13)),
-                                                    ("index", -11, (10, 15, 20))])  # fmt: skip
+@pytest.mark.parametrize(
+    "place, index, expected",
+    [("start", 0, (0, 5, 10)), ("end", 0, (10, 15, 20)), ("index", 3, (3, 8, 13)), ("index", -11, (10, 15, 20))],
+)
 def test_chosen_frames_keep_their_distances(place, index, expected):
     keyframe = video_keyframes(clip(43), "chosen", 1, "latent", place, index, "0.2", chosen="10, 0, 5")
     plan = plan_clip([keyframe], LENGTH, encode)

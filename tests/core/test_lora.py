@@ -28,7 +28,7 @@ SHAPES = {
     for kind in KINDS
 }
 RANKS = {name: 2 + index % 3 for index, name in enumerate(SHAPES)}
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def numbers(shapes=SHAPES, ranks=RANKS):
@@ -439,14 +439,14 @@ def test_the_published_lora_in_words():
     assert "pusa_v1.pt: 400 of 400 modules\nrank 512, bfloat16, 2.45 G parameters, 4.91 GB\n" in report
 
 
-def test_reading_maps_the_file(tmp_path):
+@pytest.mark.parametrize("write", [write_safetensors, write_zip])
+def test_reading_maps_the_file(tmp_path, write):
     """A 14B LoRA must not be copied into memory by looking at it."""
-    for write in (write_safetensors, write_zip):
-        file = written(tmp_path, {"blocks.0.self_attn.q.lora_A.weight": torch.zeros(2**13, 2**12)}, write)
-        before = resident_bytes()
-        read = lora.read_lora(file)
-        assert resident_bytes() - before < 2**25, write
-        assert read.halves
+    file = written(tmp_path, {"blocks.0.self_attn.q.lora_A.weight": torch.zeros(2**12, 2**12)}, write)
+    before = resident_bytes()
+    read = lora.read_lora(file)
+    assert resident_bytes() - before < 2**24
+    assert len(read.halves) == 1
 
 
 def resident_bytes():
@@ -720,7 +720,7 @@ def reads_or_refuses(file, content):
 STARTS = (b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x02}", b"\x10\0\0\0\0\0\0\0{", b'\x18\0\0\0\0\0\0\0{"a":{"dtype":"F32"')
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=200)
 @given(st.sampled_from(STARTS), st.binary(max_size=200))
 @example(b"", b"\x80")
 @example(b"\x80\x02", b"K\x01.")
@@ -740,7 +740,7 @@ def test_truncated_anywhere(tmp_path, kind):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", BYTES)
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=100)
 @given(data=st.data())
 def test_damaged_anywhere(tmp_path, kind, data):
     content = bytearray(BYTES[kind])

@@ -1,0 +1,360 @@
+"""Any Pusa LoRA file -> one canonical set of tensors, and a report.
+
+`read_lora` opens a file and sorts its keys; `fit` judges it against a model. Both raise `LoraError`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .lora_files import AGAIN, LoraError, adapter_file, load_tensors, peft_config, peft_scale
+
+Shapes = Mapping[str, tuple[int, int]]
+
+MODULE_KINDS = (
+    *(f"{attention}.{part}" for attention in ("self_attn", "cross_attn") for part in "qkvo"),
+    "ffn.0",
+    "ffn.2",
+)
+DIFFUSERS_KINDS = {
+    **{f"attn1.to_{part}": f"self_attn.{part}" for part in "qkv"},
+    **{f"attn2.to_{part}": f"cross_attn.{part}" for part in "qkv"},
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}
+# Underscored, as kohya writes them: the dotted spelling is compared in this form too.
+KIND_BY_TAIL = {tail.replace(".", "_"): kind for tail, kind in (*zip(MODULE_KINDS, MODULE_KINDS), *DIFFUSERS_KINDS.items())}
+ROLES = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", "alpha": "alpha"}
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+MODEL_SIZES = {1536: "1.3B", 3072: "5B", 5120: "14B"}
+
+_KEY = re.compile(r"(?P<path>.+)\.(?P<role>lora_A|lora_B|lora_down|lora_up|alpha)((\.[^.]+)?\.weight)?")
+_MODULE = re.compile(r"(.*?\.)?(lora_unet_)?blocks[._](?P<block>[0-9]{1,4})[._](?P<tail>.+)")
+_ADAPTER_HINT = re.compile(r"lora|loha|lokr|hada|\.alpha$|\.diff(_b)?$", re.IGNORECASE)
+
+OTHER_LOADER = "it does not look like a Pusa LoRA, use ComfyUI's own LoRA loader for others"
+INCOMPLETE = "it is incomplete, download it again, or use ComfyUI's own LoRA loader if it is no Pusa LoRA"
+OTHER_MODEL = "it was made for another model, choose that one"
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One module's low-rank update: its weight changes by scale * up @ down.
+
+    Attributes:
+        down: (rank, in).
+        up: (out, rank).
+        scale: what the file itself asks for; 1 in the published Pusa files.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0] if self.down.ndim else 0
+
+
+@dataclass(frozen=True)
+class PusaLora:
+    """The content of a LoRA file under the original Wan names.
+
+    Attributes:
+        modules: by canonical name, e.g. "blocks.0.self_attn.q".
+        name: the file's name, for messages.
+        spelling: how the first key was written, and in which container.
+        strays: keys that are no LoRA tensor of a module of `MODULE_KINDS`.
+        halves: keys whose counterpart is missing: a down without its up, an alpha without both.
+    """
+
+    modules: dict[str, LoraModule]
+    name: str = "this LoRA"
+    spelling: str = "canonical"
+    strays: tuple[str, ...] = ()
+    halves: tuple[str, ...] = ()
+
+    def state_dict(self, prefix: str = "diffusion_model.") -> dict[str, Tensor]:
+        """Canonical tensors that any LoRA loader applies as scale * up @ down at strength 1.
+
+        An alpha (= scale * rank) is written only where the scale is not 1: without one, loaders use scale 1.
+        """
+        tensors = {}
+        for name, module in self.modules.items():
+            tensors[f"{prefix}{name}.lora_down.weight"] = module.down
+            tensors[f"{prefix}{name}.lora_up.weight"] = module.up
+            if module.scale != 1.0:
+                tensors[f"{prefix}{name}.alpha"] = torch.tensor(module.scale * module.rank)
+        return tensors
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What a LoRA holds and how much of the model it covers; `str()` gives it in words.
+
+    Attributes:
+        matched, total: modules that the LoRA changes, and modules that the model has.
+        unmatched: how many modules of each kind the LoRA leaves alone.
+        size_bytes: of the up and down tensors.
+    """
+
+    name: str
+    spelling: str
+    matched: int
+    total: int
+    unmatched: dict[str, int]
+    rank_min: int
+    rank_mean: float
+    rank_max: int
+    dtypes: tuple[str, ...]
+    parameters: int
+    size_bytes: int
+    scale_min: float
+    scale_max: float
+
+    def __str__(self) -> str:
+        mean = "" if self.rank_min == self.rank_max else f" (mean {self.rank_mean:.1f})"
+        left = ", ".join(f"{count} {kind}" for kind, count in self.unmatched.items())
+        return (
+            f"{self.name}: {self.matched} of {self.total} modules{left and f'; not in it: {left}'}\n"
+            f"rank {_span(self.rank_min, self.rank_max)}{mean}, {' and '.join(self.dtypes)}, "
+            f"{_amount(self.parameters)} parameters, {_amount(self.size_bytes)}B\n"
+            f"scale in the file {_span(self.scale_min, self.scale_max)}, keys like {self.spelling}"
+        )
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _amount(number: int) -> str:
+    rounded = float(f"{number:.3g}")
+    power = sum(rounded >= 1000**step for step in (1, 2, 3))
+    return f"{rounded / 1000**power:.3g} {('', 'k', 'M', 'G')[power]}"
+
+
+# --- Names -----------------------------------------------------------------------------------------------------------
+
+
+def canonical_name(path: str) -> str | None:
+    """The original Wan name of a module in any known spelling, e.g. "blocks.0.ffn.2"; None for other modules."""
+    match = _MODULE.fullmatch(path)
+    kind = match and KIND_BY_TAIL.get(match["tail"].replace(".", "_"))
+    return f"blocks.{int(match['block'])}.{kind}" if match and kind else None
+
+
+def _place(key: str) -> tuple[str, str] | None:
+    """Module and role ("down", "up" or "alpha") of a key; None if it is no LoRA tensor of a known module."""
+    match = _KEY.fullmatch(key)
+    name = match and canonical_name(match["path"])
+    return (name, ROLES[match["role"]]) if match and name else None
+
+
+def _sort_keys(name: str, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """({module: {role: key}}, the keys that have no place)."""
+    parts: dict[str, dict[str, str]] = {}
+    strays = []
+    for key in keys:
+        place = _place(key)
+        if place is None:
+            strays.append(key)
+            continue
+        module, role = place
+        other = parts.setdefault(module, {}).setdefault(role, key)
+        if other != key:
+            raise LoraError(
+                f"{name} holds more than one LoRA for the same module ({other} and {key}): "
+                "split it into one file for each, such as one for the high-noise and one for the low-noise model."
+            )
+    return parts, strays
+
+
+def _examples(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(key[:100] for key in keys[:3]) + rest
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_lora(path: str | os.PathLike[str]) -> PusaLora:
+    """Reads a LoRA file in any known container and spelling, by its content; tensors stay memory-mapped.
+
+    The scale of a module is its stored alpha / rank; else that of a PEFT config (adapter_config.json beside
+    adapter_model.*, or what Diffusers writes into the metadata); else 1, as in the Pusa authors' own loader.
+
+    Args:
+        path: a safetensors file, a torch pickle (opened without running code), or a PEFT folder.
+
+    Raises:
+        LoraError: there is no such file, it cannot be read, or it is no LoRA.
+    """
+    name = Path(path).name
+    file = adapter_file(Path(path))
+    stored, metadata = load_tensors(file)
+    tensors = {str(key): value for key, value in stored.items() if _is_plain(value)}
+    if not tensors:
+        raise LoraError(f"{name} holds no tensors: choose a LoRA file, or {AGAIN}.")
+    if not any(_ADAPTER_HINT.search(key) for key in tensors):
+        raise LoraError(
+            f"{name} holds {len(tensors)} tensors without a LoRA among them ({_examples(tensors)}): "
+            "it looks like a whole model, so choose it in a model loader and a LoRA here."
+        )
+    parts, strays = _sort_keys(name, tensors)
+    strays += [str(key) for key in stored if str(key) not in tensors]
+    pairs = {module: keys for module, keys in parts.items() if {"down", "up"} <= keys.keys()}
+    halves = [key for module, keys in parts.items() if module not in pairs for key in keys.values()]
+    config = peft_config(file, metadata)
+    modules = {module: _module(name, keys, tensors, config) for module, keys in pairs.items()}
+    spelling = next((keys["down"] for keys in pairs.values()), "none that is known")
+    return PusaLora(modules, name, spelling, tuple(strays), tuple(halves))
+
+
+def _module(name: str, keys: dict[str, str], tensors: dict[str, Tensor], config: dict[str, Any]) -> LoraModule:
+    module = LoraModule(tensors[keys["down"]], tensors[keys["up"]])
+    if "alpha" in keys:
+        return replace(module, scale=_number(name, keys["alpha"], tensors) / max(module.rank, 1))
+    if not config:
+        return module
+    path = keys["down"].partition(".lora_")[0]
+    return replace(module, scale=peft_scale(name, path, module.rank, config))
+
+
+def _number(name: str, key: str, tensors: dict[str, Tensor]) -> float:
+    try:
+        return float(tensors[key])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LoraError(f"{name} is damaged, {key} must be one number: {AGAIN}.") from error
+
+
+def _is_plain(value: object) -> bool:
+    """An ordinary tensor with values, as opposed to sparse, nested, quantised or meta tensors and other objects."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested)
+    )
+
+
+# --- Fitting ---------------------------------------------------------------------------------------------------------
+
+
+PAIR_FAULTS: dict[str, Callable[[LoraModule], bool]] = {
+    "tensors that do not have 2 dimensions": lambda pair: pair.down.ndim != 2 or pair.up.ndim != 2,
+    "tensors that are not floating point": lambda pair: not {pair.down.dtype, pair.up.dtype} <= FLOATS,
+    "pairs whose ranks disagree or are zero": lambda pair: pair.rank == 0 or pair.rank != pair.up.shape[1],
+}
+
+
+def fit(lora: PusaLora, shapes: Shapes) -> LoraReport:
+    """Checks that a LoRA belongs to a model, whole and sound.
+
+    Args:
+        lora: what `read_lora` gave.
+        shapes: (out, in) of every module of `MODULE_KINDS` in the model, by canonical name.
+
+    Raises:
+        LoraError: it is another model's LoRA, of another width, incomplete, damaged, or holds more than Pusa does.
+    """
+    if not shapes:
+        raise LoraError(f"{lora.name} cannot be applied, the model has no Wan blocks: choose a Wan model.")
+    if not lora.modules and not lora.halves:
+        _refuse(lora, "only keys of another model's modules", lora.strays or ("none",), "choose a Pusa LoRA")
+    _refuse(lora, "keys without their counterpart", lora.halves, AGAIN)
+    for fault, has_fault in PAIR_FAULTS.items():
+        _refuse(lora, fault, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
+    _check_width(lora, shapes)
+    _check_modules(lora, shapes)
+    infinite = [name for name, module in lora.modules.items() if not _is_finite(module)]
+    _refuse(lora, "numbers that are infinite or not a number", infinite, f"{AGAIN}, or ask its maker")
+    return _report(lora, shapes)
+
+
+def _refuse(lora: PusaLora, what: str, where: Collection[str], advice: str) -> None:
+    """Raises if there is any place where the LoRA has what it must not have."""
+    if where:
+        raise LoraError(f"{lora.name} has {what} ({_examples(where)}): {advice}.")
+
+
+def _check_width(lora: PusaLora, shapes: Shapes) -> None:
+    name, module = next(iter(lora.modules.items()))
+    made_for = _width(name, (module.up.shape[0], module.down.shape[1]))
+    model = _width(*next(iter(shapes.items())))
+    if made_for != model:
+        raise LoraError(
+            f"{lora.name} was made for a Wan model of width {_size(made_for)}, this model has width {_size(model)}: "
+            "choose a LoRA and a model that belong together."
+        )
+
+
+def _width(name: str, shape: tuple[int, int]) -> int:
+    """The residual width that a module writes to (ffn.2) or reads from (all others)."""
+    return shape[0] if name.endswith("ffn.2") else shape[1]
+
+
+def _size(width: int) -> str:
+    return f"{width} ({MODEL_SIZES[width]})" if width in MODEL_SIZES else str(width)
+
+
+def _check_modules(lora: PusaLora, shapes: Shapes) -> None:
+    """The LoRA's modules are modules of the model, and each kind that it has is there in every block."""
+    _refuse(lora, "keys that are no LoRA pairs of Wan's attention and feed-forward modules", lora.strays, OTHER_LOADER)
+    lacking = [name for name in lora.modules if name not in shapes]
+    _refuse(lora, "modules that this model lacks", lacking, OTHER_MODEL)
+    wrong = [name for name, m in lora.modules.items() if (m.up.shape[0], m.down.shape[1]) != tuple(shapes[name])]
+    _refuse(lora, "modules of another shape than this model's", wrong, OTHER_MODEL)
+    kinds = {_kind(name) for name in lora.modules}
+    missing = [name for name in shapes if _kind(name) in kinds and name not in lora.modules]
+    _refuse(lora, "nothing for some blocks, though it has for others", missing, INCOMPLETE)
+
+
+def _kind(name: str) -> str:
+    return name.split(".", 2)[2]
+
+
+def _is_finite(module: LoraModule) -> bool:
+    tensors = (module.down, module.up)
+    return math.isfinite(module.scale) and all(bool(_sample(tensor).float().isfinite().all()) for tensor in tensors)
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Rows spread over a tensor, all of them if it is small.
+
+    A run that diverged spoils every number, so some rows tell, and 5 GB need not be read from disk twice.
+    """
+    return tensor[:: max(1, tensor.numel() // 2**14)]
+
+
+def _report(lora: PusaLora, shapes: Shapes) -> LoraReport:
+    modules = lora.modules.values()
+    ranks = [module.rank for module in modules]
+    scales = [module.scale for module in modules]
+    tensors = [tensor for module in modules for tensor in (module.down, module.up)]
+    return LoraReport(
+        name=lora.name,
+        spelling=lora.spelling,
+        matched=len(lora.modules),
+        total=len(shapes),
+        unmatched=dict(Counter(_kind(name) for name in shapes if name not in lora.modules)),
+        rank_min=min(ranks),
+        rank_mean=sum(ranks) / len(ranks),
+        rank_max=max(ranks),
+        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+        parameters=sum(tensor.numel() for tensor in tensors),
+        size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        scale_min=min(scales),
+        scale_max=max(scales),
+    )

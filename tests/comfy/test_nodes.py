@@ -1,0 +1,193 @@
+"""The nodes as a user meets them: their schemas, and the pictures that go through a real VAE."""
+
+import asyncio
+import re
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.comfyui import PACK
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
+IDS = {
+    *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
+    *("PusaSchedule", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
+}
+
+
+@pytest.fixture(scope="module")
+def node_classes(pack):
+    async def ask():
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def vae(comfyui, tmp_path_factory):
+    return tiny.load_vae(tiny.write_vae(tmp_path_factory.mktemp("vae") / "vae.safetensors"))
+
+
+def test_the_ids_are_stable_and_equal_the_class_names(node_classes):
+    assert {node.define_schema().node_id for node in node_classes} == IDS
+    assert all(node.define_schema().node_id == node.__name__ for node in node_classes)
+
+
+def test_every_node_and_input_explains_itself(node_classes):
+    for node in node_classes:
+        schema = node.GET_SCHEMA()
+        assert len(schema.description) > 40
+        assert schema.category == "Pusa"
+        assert schema.display_name.startswith("Pusa ")
+        for entry in schema.inputs:
+            assert entry.tooltip and entry.tooltip[-1] in ".)", f"{schema.node_id}.{entry.id}"
+
+
+@pytest.mark.parametrize("node", sorted(IDS))
+def test_every_node_has_a_help_page(node, node_classes):
+    page = (PACK / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    schema = next(n for n in node_classes if n.__name__ == node).define_schema()
+    for entry in schema.inputs:
+        assert f"`{entry.id}`" in page, f"{entry.id} is missing"
+
+
+def schedule(pack, vae, keyframes=None, **options):
+    settings = {"width": 64, "height": 48, "length": 9, "batch_size": 1, "resize": "crop", **options}
+    node = pack.nodes.schedule.PusaSchedule
+    return node.execute(vae, keyframes=keyframes, **settings)
+
+
+def keyframe(pack, image, index=0, unit="pixel", multiplier=0.2, behaviour="evolve", previous=None):
+    return pack.nodes.keyframes.PusaKeyframe.execute(image, index, unit, multiplier, behaviour, previous).args[0]
+
+
+def picture(frames=1, height=48, width=64, seed=0):
+    return torch.rand(frames, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def no_preview_files(monkeypatch, pack):
+    """Keeps PreviewImage from writing into ComfyUI's temp folder."""
+    monkeypatch.setattr(pack.nodes.schedule.ui, "PreviewImage", lambda image, cls=None: {"shape": tuple(image.shape)})
+
+
+def test_a_still_image_is_encoded_alone_also_at_the_end(pack, vae):
+    first, last = picture(seed=1), picture(seed=2)
+    chain = keyframe(pack, last, -1, multiplier=0.5, previous=keyframe(pack, first))
+    output = schedule(pack, vae, chain)
+    latent, plan, shown, report = output.args
+    assert torch.equal(latent["samples"][:, :, 0:1], vae.encode(first))
+    assert torch.equal(latent["samples"][:, :, 2:3], vae.encode(last))
+    assert {i: f.multiplier for i, f in plan.schedule.keyframes.items()} == {0: 0.2, 2: 0.5}
+    assert "pixel frame -1 is latent frame 2 (frames 5-8)" in report
+    assert output.ui["shape"] == tuple(shown.shape)
+
+
+def test_a_clip_is_encoded_as_a_clip(pack, vae):
+    clip = picture(9)
+    node = pack.nodes.keyframes.PusaVideoKeyframes
+    (chain,) = node.execute(clip, "last", 5, "pixel", "start", 0, "0, 0.3", "evolve").args
+    latent, plan, *_ = schedule(pack, vae, chain).args
+    assert torch.equal(latent["samples"][:, :, :2], vae.encode(clip[4:]))
+    assert [f.multiplier for f in plan.schedule.frames] == [0, 0.3, 1]
+
+
+def test_no_keyframes_make_an_empty_latent(pack, vae, wan):
+    latent, plan, _, report = schedule(pack, vae, batch_size=2).args
+    assert latent["samples"].shape == (2, 16, 3, 6, 8)
+    assert wan.model.process_latent_in(latent["samples"]).abs().max() == 0
+    assert plan.schedule.is_ordinary
+    assert report == "No keyframes: text to video."
+
+
+def test_the_demos_strings_make_the_same_schedule(pack, vae):
+    images = picture(2)
+    node = pack.nodes.keyframes.PusaKeyframesFromText
+    (chain,) = node.execute(images, "0,2", "0.2,0.5", "latent", "evolve").args
+    by_hand = keyframe(pack, images[1:], 2, "latent", 0.5, previous=keyframe(pack, images[:1]))
+    assert torch.equal(schedule(pack, vae, chain).args[0]["samples"], schedule(pack, vae, by_hand).args[0]["samples"])
+
+
+@pytest.mark.parametrize("method", ["crop", "letterbox", "stretch"])
+def test_pictures_of_another_size_are_fitted(host, method):
+    wide = torch.zeros(1, 40, 160, 4)
+    wide[:, :, 60:100] = 1.0  # a white square in the middle
+    fitted = host.resize_pictures(wide, 64, 48, method)
+    assert fitted.shape == (1, 48, 64, 3)
+    white = (fitted[0, :, :, 0] > 0.5).float()
+    height, width = white.amax(1).sum().item(), white.amax(0).sum().item()
+    assert (height, width) == {"crop": (48, 48), "letterbox": (16, 16), "stretch": (48, 16)}[method]
+
+
+def test_a_picture_of_the_right_size_is_not_touched(host):
+    assert torch.equal(host.resize_pictures(picture(), 64, 48, "crop"), picture())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"length": 10}, "use 9 or 13"), ({"width": 60}, "multiples of 8"), ({"length": -3}, "length from 1")],
+)
+def test_sizes_that_do_not_work_say_why(pack, vae, options, words):
+    with pytest.raises(ValueError, match=words):
+        schedule(pack, vae, **options)
+
+
+def test_another_vae_is_refused(pack, vae, monkeypatch):
+    monkeypatch.setattr(vae, "latent_channels", 4)
+    with pytest.raises(ValueError, match="not a Wan video VAE"):
+        schedule(pack, vae)
+
+
+def test_the_5b_models_vae(pack, comfyui, tmp_path):
+    vae48 = tiny.load_vae(tiny.write_vae(tmp_path / "vae48.pt", 48))
+    latent, plan, *_ = schedule(pack, vae48, keyframe(pack, picture()), width=64, height=32).args
+    assert latent["samples"].shape == (1, 48, 3, 2, 4)
+    assert plan.clean.shape == (1, 48, 3, 2, 4)
+
+
+def test_the_picture_follows_given_sigmas(pack, vae):
+    three = pack.nodes.sampling.PusaSigmas.execute(3, 5.0, 1.0).args[0]
+    assert not torch.equal(schedule(pack, vae, sigmas=three).args[2], schedule(pack, vae).args[2])
+
+
+def test_the_exact_grid_is_offered_among_comfyuis_own(pack, host, wan):
+    import comfy.samplers
+
+    assert host.SCHEDULERS[0] == "pusa"
+    assert host.SCHEDULERS[1:] == comfy.samplers.SCHEDULER_NAMES
+    exact = host.sigma_grid(wan, "pusa", "euler", 4, 5.0, 1.0)
+    assert (1000 * exact).tolist() == pytest.approx([1000, 937.5, 833.333, 625, 0], abs=1e-3)
+    shifted = host.ModelSamplingSD3().patch(wan, 8.0)[0]
+    assert host.sigma_grid(shifted, "simple", "euler", 4, 8.0, 1.0).tolist() == pytest.approx(
+        host.sigma_grid(wan, "pusa", "euler", 4, 8.0, 1.0).tolist(), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("scheduler", ["pusa", "simple", "beta", "sgm_uniform"])
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
+    pack, host, wan, text, make_clip, monkeypatch, scheduler, denoise
+):
+    seen = []
+    monkeypatch.setattr(
+        host.latent_preview, "prepare_callback", lambda model, steps: lambda *a: seen.append((a[0], a[3], steps))
+    )
+    clip = make_clip(wan, {0: 0.2}, batch=2)
+    clip.latent["batch_index"] = [0, 1]
+    clip.latent["from a test"] = "kept"
+    output = pack.nodes.sampling.PusaKSampler.execute(
+        wan, text.positive, text.negative, clip.latent, 3, 4, 1.0, "euler", scheduler, 5.0, denoise, clip.plan, wan
+    ).args[0]
+    assert output["from a test"] == "kept"
+    assert output["samples"].shape == clip.latent["samples"].shape
+    assert seen == [(i, 4, 4) for i in range(4)], "one bar over both experts"
+
+
+def test_the_registry_metadata_is_complete():
+    project = (PACK / "pyproject.toml").read_text(encoding="utf-8")
+    for key in ("PublisherId", "DisplayName", "Icon", "requires-comfyui"):
+        assert re.search(rf"^{key} = ", project, re.MULTILINE), key
+    version = re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]
+    assert f"## {version}" in (PACK / "CHANGELOG.md").read_text(encoding="utf-8")
