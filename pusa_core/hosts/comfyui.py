@@ -219,6 +219,11 @@ def _add_cond(conds: dict[str, list[dict[str, Any]]], clean: Tensor) -> None:
 
 def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
     tensor = kwargs.pop(KEY)  # (B, C + 1, F, H, W) of this window, area and batch
+    if tensor.shape[2:] != x.shape[2:]:
+        raise RuntimeError(
+            f"The model was given a latent of {tuple(x.shape[2:])} (frames, height, width), but its part of the schedule is "
+            f"{tuple(tensor.shape[2:])}: another node cuts or extends the clip while it is sampled; take it out."
+        )
     clean, number = tensor[:, :-1], tensor[:, -1, :, 0, 0].long()
     schedule, sigma = transformer_options[KEY]["schedule"], float(t[0])
     grid = transformer_options.get("sample_sigmas")
