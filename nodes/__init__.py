@@ -7,7 +7,6 @@ from comfyui_version import __version__ as comfyui_version
 
 from . import keyframes, loaders, sampling, schedule
 
-
 OLDEST_COMFYUI = (0, 8, 0)  # older ones do not slice a schedule with their context windows
 
 

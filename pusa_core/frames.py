@@ -81,29 +81,26 @@ def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
     return latent_frame(position) if unit == "pixel" else position
 
 
-def _fields(text: str, what: str) -> list[str]:
+def _fields(text: str, what: str, example: str) -> list[str]:
     fields = [field.strip() for field in text.split(",")]
     if not any(fields):
-        raise ValueError(f'No {what} were given: write them separated by commas, for example "{_EXAMPLES[what]}".')
+        raise ValueError(f'No {what} were given: write them separated by commas, for example "{example}".')
     if not all(fields):
         raise ValueError(f'"{_shorten(text)}" has an empty entry between commas; remove the extra comma.')
     return fields
-
-
-_EXAMPLES = {"positions": "0, 20", "noise multipliers": "0.2, 0.5"}
 
 
 def _shorten(text: str, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def parse_positions(text: str) -> list[int]:
+def parse_positions(text: str, what: str = "positions") -> list[int]:
     """Reads frame positions, `"0, 20"` or `"0,-1"`; negatives count from the end.
 
     Raises:
-        ValueError: an entry is not a whole number in ASCII digits.
+        ValueError: an entry is not a whole number in ASCII digits; `what` is what the message calls them.
     """
-    fields = _fields(text, "positions")
+    fields = _fields(text, what, "0, 20")
     for field in fields:
         if not _INTEGER.match(field):
             raise ValueError(f'"{_shorten(field)}" is not a frame position; write whole numbers, for example "0, 20".')
@@ -139,12 +136,13 @@ def parse_multipliers(text: str, count: int) -> list[float]:
     ramp = _RAMP.match(text.strip())
     if ramp:
         return linear_ramp(_multiplier(ramp["start"]), _multiplier(ramp["end"].strip()), count)
-    values = [_multiplier(field) for field in _fields(text, "noise multipliers")]
+    values = [_multiplier(field) for field in _fields(text, "noise multipliers", "0.2, 0.5")]
     if len(values) == 1:
         return values * count
     if len(values) != count:
         raise ValueError(
-            f"{len(values)} noise multipliers were given for {count} keyframes: give one for each, or a single one for all."
+            f"{len(values)} noise multipliers were given for {count} latent frames: give one for each, one for all, "
+            'or a ramp such as "0 to 0.5".'
         )
     return values
 

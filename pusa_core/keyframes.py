@@ -18,6 +18,7 @@ from .frames import (
     latent_length,
     parse_multipliers,
     parse_positions,
+    pixel_frames,
     resolve_index,
 )
 from .schedule import Behaviour, FrameMap, FrameSchedule
@@ -40,6 +41,7 @@ class Keyframe:
         unit: what `index` counts; negatives count from the end of the clip that is made.
         multipliers: noise multiplier of every kept latent, 0 to 1.
         behaviour: "evolve" or "hold", see `FrameMap`.
+        remark: what the user should know about how the pictures were taken.
     """
 
     pictures: Tensor
@@ -48,6 +50,7 @@ class Keyframe:
     unit: FrameUnit
     multipliers: tuple[float, ...]
     behaviour: Behaviour = "evolve"
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ def clip_keyframe(
     count = len(pictures)
     if count == 1:
         return still_keyframe(pictures, index, unit, multiplier, behaviour)
-    latents = _latents_of(count, "pixel", index == 0)
+    try:
+        latents = _latents_of(count, "pixel", index == 0)
+    except ValueError as error:
+        raise ValueError(f"{error} Separate pictures go to Pusa Keyframes From Text.") from error
     pictures, kept = _last(pictures, latents, index == 0)
     return Keyframe(pictures, kept, index, unit, (check_multiplier(multiplier),) * latents, behaviour)
 
@@ -136,26 +142,46 @@ def video_keyframes(
         unit: what `count`, `chosen` and `index` count.
         place: at the start, at the end, or at `index`. Chosen frames keep their distances: the given clip is laid with
             its start on the new one's, or its end on its end, or its first chosen frame on `index`.
-        multipliers: one value, a list with one for each latent frame, or a ramp ("0 to 0.3").
+        multipliers: one value, a list with one for each latent frame, or a ramp ("0 to 0.3"); of chosen frames in
+            the order in which they are named.
         chosen: frame numbers of the given clip, "0, 20".
 
     Raises:
         ValueError: the clip is too short, or counts do not fit.
     """
-    at_start = place == "start" or (place == "index" and index == 0)
     if take == "chosen":
-        pictures, kept = _chosen(pictures, chosen, unit)
-    else:
-        pictures, kept = {"first": _first, "last": _last}[take](pictures, _latents_of(count, unit, at_start), at_start)
+        return _chosen_keyframe(pictures, chosen, unit, place, index, multipliers, behaviour)
+    at_start = place == "start" or (place == "index" and index == 0)
+    latents = _latents_of(count, unit, at_start)
+    pictures, kept = {"first": _first, "last": _last}[take](pictures, latents, at_start)
     if place != "index":
-        unit, index = "latent", _anchor(place, take, kept, len(pictures))
-    return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, len(kept))), behaviour)
+        index = 0 if at_start else _in_unit(-latents, unit)
+    return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour)
 
 
-def _anchor(place: Place, take: Take, kept: tuple[int, ...], frames: int) -> int:
-    if place == "start":
-        return kept[0] if take == "chosen" else 0
-    return kept[0] - latent_length(frames) if take == "chosen" else -len(kept)
+def _chosen_keyframe(
+    pictures: Tensor, chosen: str, unit: FrameUnit, place: Place, index: int, multipliers: str, behaviour: Behaviour
+) -> Keyframe:
+    unused = (len(pictures) - 1) % TEMPORAL_STRIDE
+    pictures = pictures[: len(pictures) - unused]
+    latents = latent_length(len(pictures))
+    named = [resolve_index(i, unit, latents) for i in parse_positions(chosen, "chosen frames")]
+    frames = sorted(zip(named, parse_multipliers(multipliers, len(named))))
+    for (a, _), (b, _) in pairwise(frames):
+        if a == b:
+            raise ValueError(f"The chosen frames name {describe_latent_frame(a)} of the clip twice; name it once.")
+    kept, values = zip(*frames)
+    if place != "index":
+        index = _in_unit(kept[0] if place == "start" else kept[0] - latents, unit)
+    remark = f" The last {unused} frames of its clip are not used, because it is not 4n+1 frames long." if unused else ""
+    return Keyframe(pictures, kept, index, unit, values, behaviour, remark)
+
+
+def _in_unit(latent: int, unit: FrameUnit) -> int:
+    """A latent index, or the first pixel frame of it; negatives count from the end."""
+    if unit == "latent":
+        return latent
+    return pixel_frames(latent)[0] if latent >= 0 else TEMPORAL_STRIDE * latent
 
 
 def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
@@ -184,10 +210,12 @@ def _require(pictures: Tensor, needed: int, latents: int) -> None:
 
 
 def _first(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
-    lead = 0 if at_start else 1
-    needed = TEMPORAL_STRIDE * (latents - 1 + lead) + 1
+    payload = TEMPORAL_STRIDE * latents
+    if not at_start and len(pictures) == payload:
+        return _with_repeated_lead_in(pictures, latents)
+    needed = payload - TEMPORAL_STRIDE + 1 if at_start else payload + 1
     _require(pictures, needed, latents)
-    return pictures[:needed], tuple(range(lead, latents + lead))
+    return pictures[:needed], tuple(range(latents)) if at_start else tuple(range(1, latents + 1))
 
 
 def _last(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
@@ -199,20 +227,14 @@ def _last(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple
     _require(pictures, payload, latents)
     spare = len(pictures) - payload
     if spare == 0:
-        return torch.cat([pictures[:1], pictures]), tuple(range(1, latents + 1))
+        return _with_repeated_lead_in(pictures, latents)
     lead = min(LEAD_IN, TEMPORAL_STRIDE * ((spare - 1) // TEMPORAL_STRIDE) + 1)
     dropped = latent_length(lead)
     return pictures[-(payload + lead) :], tuple(range(dropped, dropped + latents))
 
 
-def _chosen(pictures: Tensor, chosen: str, unit: FrameUnit) -> tuple[Tensor, tuple[int, ...]]:
-    pictures = pictures[: TEMPORAL_STRIDE * ((len(pictures) - 1) // TEMPORAL_STRIDE) + 1]
-    latents = latent_length(len(pictures))
-    kept = sorted(resolve_index(i, unit, latents) for i in parse_positions(chosen))
-    for a, b in pairwise(kept):
-        if a == b:
-            raise ValueError(f"The chosen frames name {describe_latent_frame(a)} of the clip twice; name it once.")
-    return pictures, tuple(kept)
+def _with_repeated_lead_in(pictures: Tensor, latents: int) -> tuple[Tensor, tuple[int, ...]]:
+    return torch.cat([pictures[:1], pictures]), tuple(range(1, latents + 1))
 
 
 def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tensor], Tensor]) -> ClipPlan:
@@ -269,8 +291,10 @@ def _claim(owner: dict[int, int], target: int, number: int) -> None:
 
 
 def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
+    what = "a picture" if len(keyframe.pictures) == 1 else "a clip"
     where = describe_latent_frame(targets[0])
     if len(targets) > 1:
         where += f" to {describe_latent_frame(targets[-1])}"
     noise = ", ".join(f"{m:g}" for m in dict.fromkeys(keyframe.multipliers))
-    return f"Keyframe {number}: {keyframe.unit} frame {keyframe.index} is {where}; noise {noise}, {keyframe.behaviour}."
+    asked = f"{keyframe.unit} frame {keyframe.index}"
+    return f"Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {keyframe.behaviour}.{keyframe.remark}"

@@ -36,6 +36,7 @@ from ..virtual import coefficients, step_end, to_frame, to_virtual
 
 KEY = "pusa"
 RATIO = "pusa_ratio"
+KEYFRAMED = "pusa_keyframed"  # marks a LATENT whose keyframes need their schedule
 EXPERT_BOUNDARY = 0.875  # Wan2.2-T2V-A14B
 PUSA_SCHEDULER = "pusa"
 SCHEDULERS = [PUSA_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES]
@@ -316,7 +317,7 @@ def check_vae(vae, width: int, height: int) -> None:
         raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
 
 
-def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch_size: int) -> dict[str, Tensor]:
+def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch_size: int) -> dict[str, Any]:
     """ComfyUI's LATENT for a plan: clean latents at its keyframes, nothing elsewhere. (B, C, F, h, w)"""
     stride = vae.spacial_compression_encode()
     shape = (batch_size, vae.latent_channels, latent_length(length), height // stride, width // stride)
@@ -324,7 +325,7 @@ def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch
     if plan.clean is None:
         return {"samples": empty}
     keyed = _per_frame([frame.needs_clean_latent for frame in plan.schedule.frames], empty)
-    return {"samples": torch.where(keyed, plan.clean.to(empty), empty)}
+    return {"samples": torch.where(keyed, plan.clean.to(empty), empty), KEYFRAMED: True}
 
 
 def sigma_grid(model: ModelPatcher, scheduler: str, sampler: str, steps: int, shift: float, denoise: float) -> Tensor:
@@ -368,6 +369,17 @@ def sample_clip(
         The LATENT with new samples.
     """
     models = [model] if low_noise_model is None else [model, low_noise_model]
+    fresh = add_noise and start_step == 0 and denoise == 1
+    if (
+        plan is None
+        and fresh
+        and latent.get(KEYFRAMED)
+        and not all(KEY in m.model_options["transformer_options"] for m in models)
+    ):
+        raise ValueError(
+            "The latent holds keyframes, but their schedule is not connected, so they would be lost: connect the schedule "
+            "output of the Pusa Schedule node to this sampler."
+        )
     if plan is not None:
         models = [apply_schedule(m, plan) for m in models]
     models = [ModelSamplingSD3().patch(m, shift)[0] for m in models]
@@ -393,7 +405,8 @@ def sample_clip(
             seed=(seed + number) % 2**64,  # another seed for each stage: stochastic samplers must not repeat their noise
         )
         noise, done = None, done + len(part) - 1
-    return {**{k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}, "samples": samples}
+    kept = {key: value for key, value in latent.items() if key != KEYFRAMED and not key.startswith("downscale_ratio")}
+    return {**kept, "samples": samples}
 
 
 def _part(sigmas: Tensor, start_step: int, end_step: int | None, leftover_noise: bool) -> Tensor:

@@ -81,7 +81,7 @@ def test_a_still_image_is_encoded_alone_also_at_the_end(pack, vae):
     assert torch.equal(latent["samples"][:, :, 0:1], vae.encode(first))
     assert torch.equal(latent["samples"][:, :, 2:3], vae.encode(last))
     assert {i: f.multiplier for i, f in plan.schedule.keyframes.items()} == {0: 0.2, 2: 0.5}
-    assert "pixel frame -1 is latent frame 2 (frames 5-8)" in report
+    assert "pixel frame -1: latent frame 2 (frames 5-8)" in report
     assert output.ui["shape"] == tuple(shown.shape)
 
 
@@ -183,6 +183,17 @@ def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
     assert output["from a test"] == "kept"
     assert output["samples"].shape == clip.latent["samples"].shape
     assert seen == [(i, 4, 4) for i in range(4)], "one bar over both experts"
+
+
+def test_keyframes_are_not_lost_in_silence_when_the_schedule_is_not_connected(pack, host, vae, wan, text):
+    latent, plan, *_ = schedule(pack, vae, keyframe(pack, picture())).args
+    node, settings = pack.nodes.sampling.PusaKSampler, (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
+    with pytest.raises(ValueError, match="schedule is not connected"):
+        node.execute(wan, text.positive, text.negative, latent, *settings)
+    connected = node.execute(wan, text.positive, text.negative, latent, *settings, plan).args[0]
+    applied = node.execute(host.apply_schedule(wan, plan), text.positive, text.negative, latent, *settings).args[0]
+    assert torch.equal(connected["samples"], applied["samples"])
+    node.execute(wan, text.positive, text.negative, connected, *settings)  # a finished clip may be sampled again
 
 
 def test_the_registry_metadata_is_complete():

@@ -84,7 +84,7 @@ def test_multipliers_that_are_none(text):
 
 
 def test_a_wrong_number_of_multipliers_names_both_counts():
-    with pytest.raises(ValueError, match="3 noise multipliers were given for 2 keyframes"):
+    with pytest.raises(ValueError, match="3 noise multipliers were given for 2 latent frames"):
         frames.parse_multipliers("0,0,0", 2)
 
 

@@ -42,7 +42,7 @@ def test_start_and_end():
     )
     assert landed(plan) == {0: (5, 5), 20: (7, 7)}
     assert [plan.schedule.frames[i].multiplier for i in (0, 1, 20)] == [0.2, 1.0, 0.5]
-    assert plan.notes[1] == "Keyframe 2: pixel frame -1 is latent frame 20 (frames 77-80); noise 0.5, evolve."
+    assert plan.notes[1] == "Keyframe 2, a picture at pixel frame -1: latent frame 20 (frames 77-80); noise 0.5; evolve."
 
 
 def test_the_demos_two_strings():
@@ -90,9 +90,17 @@ def test_transition_ends_on_the_second_clips_motion():
     assert landed(plan_clip([keyframe], LENGTH, encode)) == {18: (1, 4), 19: (5, 8), 20: (9, 12)}
 
 
-def test_a_clip_without_frames_to_lead_in_repeats_its_first():
-    keyframe = video_keyframes(clip(12), "last", 3, "latent", "end", 0, "0.2")
+@pytest.mark.parametrize("take", ["first", "last"])
+def test_a_clip_without_frames_to_lead_in_repeats_its_first(take):
+    keyframe = video_keyframes(clip(12), take, 3, "latent", "end", 0, "0.2")
     assert landed(plan_clip([keyframe], LENGTH, encode)) == {18: (0, 3), 19: (4, 7), 20: (8, 11)}
+
+
+@pytest.mark.parametrize("unit, count, index", [("pixel", 12, -12), ("latent", 3, -3)])
+def test_the_note_speaks_in_the_users_unit(unit, count, index):
+    keyframe = video_keyframes(clip(40), "last", count, unit, "end", 0, "0.2")
+    (note,) = plan_clip([keyframe], LENGTH, encode).notes
+    assert f"a clip at {unit} frame {index}: latent frame 18 (frames 69-72) to latent frame 20" in note
 
 
 @pytest.mark.parametrize(
@@ -100,8 +108,10 @@ def test_a_clip_without_frames_to_lead_in_repeats_its_first():
     [("start", 0, (0, 5, 10)), ("end", 0, (10, 15, 20)), ("index", 3, (3, 8, 13)), ("index", -11, (10, 15, 20))],
 )
 def test_chosen_frames_keep_their_distances(place, index, expected):
-    keyframe = video_keyframes(clip(43), "chosen", 1, "latent", place, index, "0.2", chosen="10, 0, 5")
+    keyframe = video_keyframes(clip(43), "chosen", 1, "latent", place, index, "0.3, 0.1, 0.2", chosen="10, 0, 5")
     plan = plan_clip([keyframe], LENGTH, encode)
+    assert [f.multiplier for f in plan.schedule.keyframes.values()] == [0.1, 0.2, 0.3]
+    assert "The last 2 frames of its clip are not used" in plan.notes[0]
     assert landed(plan) == dict(zip(expected, [(0, 0), (17, 20), (37, 40)]))
 
 
@@ -109,13 +119,13 @@ def test_chosen_frames_keep_their_distances(place, index, expected):
     "make, words",
     [
         (lambda: video_keyframes(clip(8), "last", 13, "pixel", "start", 0, "0"), "clip has 8 frames.*need 13"),
-        (lambda: video_keyframes(clip(8), "first", 8, "pixel", "end", 0, "0"), "clip has 8 frames.*need 9"),
+        (lambda: video_keyframes(clip(8), "first", 12, "pixel", "end", 0, "0"), "clip has 8 frames.*need 13"),
         (lambda: video_keyframes(clip(8), "last", 0, "latent", "start", 0, "0"), "take at least 1"),
         (lambda: video_keyframes(clip(8), "last", 6, "pixel", "start", 0, "0"), "use 5 or 9"),
         (lambda: video_keyframes(clip(8), "last", 6, "pixel", "end", 0, "0"), "use 4 or 8"),
         (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0", chosen="1,1"), "twice"),
         (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0", chosen="3"), "outside the clip"),
-        (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0"), "No positions"),
+        (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0"), "No chosen frames"),
         (lambda: video_keyframes(clip(13), "last", 13, "pixel", "start", 0, "0, 0.3"), "2 noise multipliers.*for 4"),
     ],
 )
