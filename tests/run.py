@@ -32,14 +32,19 @@ print("\\n".join(project["dependencies"] + project["optional-dependencies"]["tes
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 10):  # noqa: UP036 - for the user who starts this with an older one
-        sys.exit(f"The tests need Python 3.10 or newer; this is {sys.version.split()[0]}.")
     comfyui = find_comfyui()
     print(f"ComfyUI: {comfyui or 'none found. ' + how_to_get()}", flush=True)
-    python = os.environ.get("PUSA_PYTHON") or str(prepare(comfyui))
+    python = python_for(comfyui)
     if not _works(python, "import pytest"):
         sys.exit(f"{python} cannot import pytest: install it there, or unset PUSA_PYTHON to use {VENV}.")
     return subprocess.call([python, "-m", "pytest", *arguments], cwd=PACK)
+
+
+def python_for(comfyui: Path | None) -> str:
+    """An interpreter with everything installed: PUSA_PYTHON, or that of .venv, which is made complete first."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - for the user who starts this with an older one
+        sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+    return os.environ.get("PUSA_PYTHON") or str(prepare(comfyui))
 
 
 def prepare(comfyui: Path | None) -> Path:

@@ -1,0 +1,221 @@
+"""The shared workflows on a real ComfyUI, with small models, real pictures and a real clip."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+import av
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.comfyui import PACK
+from tests.server.server import ExecutionFailed
+from tests.server.stand_in import stand_in
+
+WORKFLOWS = PACK / "workflows"
+NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+LENGTH = 33
+STEPS = 5  # for the workflows without Lightning, which keep their 4
+SAMPLERS = ("PusaKSampler", "SamplerCustomAdvanced")
+IMAGES = {
+    "Image": "input_image.jpg",
+    "Start image": "start_frame.jpg",
+    "Middle image": "middle_frame.jpg",
+    "End image": "end_frame.jpg",
+}
+
+
+@cache
+def read(path):
+    return json.loads((WORKFLOWS / path).read_text(encoding="utf-8"))
+
+
+def size_of(name):
+    """Each workflow has its own small size, so that none finds another's results in ComfyUI's cache."""
+    index = NAMES.index(name)
+    return 64 + 16 * (index % 4), 48 + 16 * (index // 4)
+
+
+def small(name, **overrides):
+    """A workflow's prompt for small models, at a small size; frame 40 of 81 becomes frame 16 of 33."""
+    width, height = size_of(name)
+    values = {"width": width, "height": height, "length": LENGTH}
+    if not name.endswith("lightning"):
+        values["steps"] = STEPS
+    prompt = stand_in(read(f"api/{name}.json"), **{**values, **overrides})
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = IMAGES[node["_meta"]["title"]]
+        if node["class_type"] == "PusaKeyframe" and node["inputs"]["frame_index"] > 0:
+            node["inputs"]["frame_index"] = node["inputs"]["frame_index"] * (LENGTH - 1) // 80
+    return prompt
+
+
+def id_of(prompt, *kinds):
+    return next(key for key, node in prompt.items() if node["class_type"] in kinds)
+
+
+def ids_of(prompt, *kinds):
+    return {key for key, node in prompt.items() if node["class_type"] in kinds}
+
+
+def video_of(path):
+    """width, height, frames and frames per second of a file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream.width, stream.height, sum(1 for _ in container.decode(stream)), float(stream.average_rate)
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_what_the_builder_writes():
+    done = subprocess.run([sys.executable, WORKFLOWS / "build.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", read("definitions/nodes.json"))
+def test_definitions_are_those_of_the_server(server, kind):
+    """The builder's table of nodes: the pack's exactly, ComfyUI's own as far as the workflows use them."""
+    sys.path.insert(0, str(WORKFLOWS))
+    try:
+        from graph import trimmed
+    finally:
+        sys.path.remove(str(WORKFLOWS))
+    table, now = read("definitions/nodes.json")[kind], trimmed(server.object_info(kind))
+    if kind.startswith("Pusa"):
+        assert table == now
+    assert set(table["inputs"]) <= set(now["inputs"])
+    assert now["outputs"][: len(table["outputs"])] == table["outputs"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_settings(name):
+    prompt = read(f"api/{name}.json")
+    lightning, wan22 = name.endswith("lightning"), name.startswith("wan22")
+    values = {(node["class_type"], key): value for node in prompt.values() for key, value in node["inputs"].items()}
+    steps = values.get(("PusaKSampler", "steps"), values.get(("PusaSigmas", "steps")))
+    cfg = values.get(("PusaKSampler", "cfg"), values.get(("CFGGuider", "cfg")))
+    assert (steps, cfg) == ((4, 1.0) if lightning else (10, 3.0))
+    assert values["CreateVideo", "fps"] == (24 if wan22 else 25)
+    assert [values["PusaSchedule", key] for key in ("width", "height", "length")] == [832, 480, 81]
+    if wan22:
+        assert [values["PusaLoraLoaderHighLow", f"{part}_noise_alpha"] for part in ("high", "low")] == [1.5, 1.4]
+    else:
+        assert values["PusaLoraLoader", "alpha"] == 1.4
+
+
+# --- running them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs(server, name):
+    prompt = small(name)
+    run = server.run(prompt)
+    fps = 24 if name.startswith("wan22") else 25
+    saved = [path for path in run.files if path.suffix == ".mp4"]
+    assert [path.name.rsplit("_", 2)[0] for path in saved] == [f"pusa_{name}"]
+    assert video_of(saved[0]) == (*size_of(name), LENGTH, fps)
+
+    [picture] = run.outputs[id_of(prompt, "PusaSchedule")]["images"]
+    path = server.base / picture["type"] / picture["subfolder"] / picture["filename"]
+    with Image.open(path) as image:
+        assert image.width >= 600 and image.height > 9 * 8  # nine latent frames
+
+    sampler, steps = id_of(prompt, *SAMPLERS), 4 if name.endswith("lightning") else STEPS
+    progress = [(value, most) for node, value, most in run.progress if node == sampler]
+    assert [event for event in progress if event[0] > 0] == [(i, steps) for i in range(1, steps + 1)]
+    assert run.previews and all(image[:2] == b"\xff\xd8" for image in run.previews)  # JPEG
+
+
+def test_latent_frames_given_and_made(server):
+    """Completion gives 9 + 12 frames (3 + 3 latents) of 81 and makes 60, as published."""
+    prompt = small("wan21_completion", length=81, steps=1)
+    shown = {"class_type": "PreviewAny", "inputs": {"source": [id_of(prompt, "PusaSchedule"), 3]}}
+    run = server.run({**prompt, "report": shown})
+    [report] = run.outputs["report"]["text"]
+    assert "latent frame 0 (frame 0) to latent frame 2 (frames 5-8)" in report
+    assert "latent frame 18 (frames 69-72) to latent frame 20 (frames 77-80)" in report
+
+
+def test_only_the_sampler_runs_again_with_another_seed(server):
+    prompt = small("wan22_image_to_video")
+    server.run(prompt)
+    sampler = id_of(prompt, "PusaKSampler")
+    prompt[sampler]["inputs"]["seed"] += 1
+    assert set(server.run(prompt).executed) == ids_of(prompt, "PusaKSampler", "VAEDecode", "CreateVideo", "SaveVideo")
+
+
+@pytest.mark.parametrize("name", ["wan22_image_to_video", "wan21_three_keyframes"])
+def test_cancelled_and_queued_again(server, name):
+    """The same prompt runs after a cancelled one, and other results are what they were: nothing stays on the models."""
+    prompt, long = small(name, batch_size=2), small(name, steps=50, width=160, height=96)
+    sampler = id_of(prompt, *SAMPLERS)
+    prompt["latent"] = {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "latents/pusa"}}
+    before = server.run(prompt)
+
+    cancelled = server.queue(long)
+    server.wait_for("progress", cancelled)
+    server.interrupt()
+    run = server.wait(cancelled, 60)
+    assert run.status == "interrupted"
+    assert 0 < max(value for node, value, _ in run.progress if node == sampler) < 50
+    assert server.run(long).status == "success"
+
+    after = server.run(prompt)
+    assert sampler in after.executed, "the result came from ComfyUI's cache"
+    # Not equal to the bit: matrix products on a CPU depend on where memory was allocated.
+    torch.testing.assert_close(latents_of(after), latents_of(before), rtol=0, atol=1e-3)
+
+
+def latents_of(run):
+    [path] = [path for path in run.files if path.suffix == ".latent"]
+    return load_file(path)["latent_tensor"]
+
+
+# --- what users get wrong --------------------------------------------------------------------------------------------
+
+
+def error_of(server, prompt):
+    with pytest.raises(ExecutionFailed) as failed:
+        server.run(prompt)
+    return failed.value.error
+
+
+def test_two_keyframes_on_one_frame(server):
+    prompt = small("wan21_start_end")
+    for key in ids_of(prompt, "PusaKeyframe"):
+        prompt[key]["inputs"]["frame_index"] = 0
+    error = error_of(server, prompt)
+    assert error["node_id"] == id_of(prompt, "PusaSchedule")
+    assert error["exception_message"].strip() == (
+        "Keyframes 1 and 2 both land on latent frame 0 (frame 0): move one by at least 4 frames, or remove it."
+    )
+
+
+def test_a_length_that_is_not_4n_plus_1(server):
+    error = error_of(server, small("wan21_image_to_video", length=80))
+    assert error["node_type"] == "PusaSchedule"
+    assert error["exception_message"].strip() == ("A length of 80 frames is not 4n+1, which Wan's VAE needs; use 77 or 81.")
+
+
+def test_a_clip_that_is_too_short(server):
+    prompt = small("wan21_extension")
+    prompt["image"] = {"class_type": "LoadImage", "inputs": {"image": "input_image.jpg"}}
+    prompt[id_of(prompt, "PusaVideoKeyframes")]["inputs"]["video"] = ["image", 0]
+    error = error_of(server, prompt)
+    assert error["node_type"] == "PusaVideoKeyframes"
+    assert error["exception_message"].strip() == (
+        "The clip has 1 frames, but 4 latent frames of it need 13: take fewer or give a longer clip."
+    )
+
+
+def test_an_image_to_video_model(server):
+    prompt = small("wan21_image_to_video")
+    prompt[id_of(prompt, "UNETLoader")]["inputs"]["unet_name"] = "wan_i2v.safetensors"
+    error = error_of(server, prompt)
+    assert error["node_type"] == "PusaLoraLoader"
+    assert "text-to-video (T2V)" in error["exception_message"]
