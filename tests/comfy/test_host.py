@@ -122,6 +122,27 @@ def test_context_windows_keep_every_frame_on_its_own_sigma(host, wan, text, make
             assert is_clean == (timestep[0, number] == 0).item(), "clean frames, and only they, are shown with t = 0"
 
 
+@pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider", "DualCFGGuider"])
+def test_every_stock_guider_samples_with_the_schedule(host, wan, text, make_clip, grid, guider):
+    from comfy_extras import nodes_custom_sampler as stock
+
+    clip = make_clip(wan, KEYFRAMES)
+    model, (positive, negative) = host.apply_schedule(wan, clip.plan), (text.positive, text.negative)
+    made = {
+        "BasicGuider": lambda: stock.BasicGuider.execute(model, positive),
+        "CFGGuider": lambda: stock.CFGGuider.execute(model, positive, negative, 3.0),
+        "DualCFGGuider": lambda: stock.DualCFGGuider.execute(model, positive, positive, negative, 3.0, 1.5, "regular"),
+    }[guider]().args[0]
+    samples, x0 = stock.SamplerCustomAdvanced.execute(
+        stock.RandomNoise.execute(3).args[0], made, comfy.samplers.sampler_object("euler"), grid, clip.latent
+    ).args
+    for frame in (0, 5):
+        assert (samples["samples"] - clip.plan.clean)[:, :, frame].abs().max() < 1e-5
+        assert (x0["samples"] - clip.plan.clean)[:, :, frame].abs().max() < 1e-5, "the preview's output"
+    if guider == "CFGGuider":
+        assert distance(samples["samples"], run(model, clip.latent, text, grid, seed=3)) < 1e-6
+
+
 def test_two_stages_give_what_one_does(host, wan, text, make_clip, grid):
     clip = make_clip(wan, {**KEYFRAMES, 3: 0.05})
     model = host.apply_schedule(wan, clip.plan)

@@ -151,8 +151,8 @@ def test_only_the_sampler_runs_again_with_another_seed(server):
 
 @pytest.mark.parametrize("name", ["wan22_image_to_video", "wan21_three_keyframes"])
 def test_cancelled_and_queued_again(server, name):
-    """The same prompt runs after a cancelled one, and other results are what they were: nothing stays on the models."""
-    prompt, long = small(name, batch_size=2), small(name, steps=50, width=160, height=96)
+    """The same prompt runs after a cancelled one, and nothing stays on the models that it shares with another prompt."""
+    prompt, long = without_schedule(small(name)), small(name, steps=50, width=160, height=96)
     sampler = id_of(prompt, *SAMPLERS)
     prompt["latent"] = {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "latents/pusa"}}
     before = server.run(prompt)
@@ -167,8 +167,17 @@ def test_cancelled_and_queued_again(server, name):
 
     after = server.run(prompt)
     assert sampler in after.executed, "the result came from ComfyUI's cache"
-    # Not equal to the bit: matrix products on a CPU depend on where memory was allocated.
+    # The latents, not the videos: those differ a little from run to run, with stock nodes too.
     torch.testing.assert_close(latents_of(after), latents_of(before), rtol=0, atol=1e-3)
+
+
+def without_schedule(prompt):
+    """The same models sampling as if there were no Pusa, so that a schedule left on them shows."""
+    prompt[id_of(prompt, "PusaSchedule")]["inputs"].pop("keyframes")  # an empty latent
+    prompt[id_of(prompt, "PusaKSampler", "CFGGuider")]["inputs"].pop("schedule", None)
+    if ids_of(prompt, "CFGGuider"):
+        prompt[id_of(prompt, "CFGGuider")]["inputs"]["model"] = [id_of(prompt, "PusaLoraLoader"), 0]
+    return prompt
 
 
 def latents_of(run):
