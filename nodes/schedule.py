@@ -59,6 +59,7 @@ class PusaSchedule(io.ComfyNode):
                 io.Image.Output(display_name="picture"),
                 io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
             ],
+            is_output_node=True,  # so that it can be run, and looked at, before a long sampling
         )
 
     @classmethod

@@ -203,9 +203,9 @@ def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
 
 def _require(pictures: Tensor, needed: int, latents: int) -> None:
     if len(pictures) < needed:
+        has = "1 frame" if len(pictures) == 1 else f"{len(pictures)} frames"
         raise ValueError(
-            f"The clip has {len(pictures)} frames, but {latents} latent frames of it need {needed}: "
-            "take fewer or give a longer clip."
+            f"The clip has {has}, but {latents} latent frames of it need {needed}: take fewer or give a longer clip."
         )
 
 
@@ -295,6 +295,7 @@ def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
     where = describe_latent_frame(targets[0])
     if len(targets) > 1:
         where += f" to {describe_latent_frame(targets[-1])}"
-    noise = ", ".join(f"{m:g}" for m in dict.fromkeys(keyframe.multipliers))
+    same = len(set(keyframe.multipliers)) == 1
+    noise = ", ".join(f"{m:g}" for m in (keyframe.multipliers[:1] if same else keyframe.multipliers))
     asked = f"{keyframe.unit} frame {keyframe.index}"
     return f"Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {keyframe.behaviour}.{keyframe.remark}"

@@ -47,11 +47,8 @@ DOWNLOADS = {
 
 IMAGE, CLIP = "example.png", "input_video.mp4"
 SIZE = {"width": 832, "height": 480, "length": 81}
-NEGATIVE = (  # Wan's own, in English
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, overall gray, worst "
-    "quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, poorly drawn "
-    "faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three legs, many people "
-    "in the background, walking backwards"
+NEGATIVE = (
+    "blurry, overexposed, grey, frozen picture, subtitles, watermark, compression artefacts, deformed hands, extra limbs"
 )
 DRAWING = (
     "A child's drawing comes alive: a girl in a pink dress with long yellow hair stands on a green hill under a blue sky. "
@@ -242,7 +239,9 @@ def sampled(
     sampler = stock_sampler if stock else pusa_sampler
     latent = sampler(w, models, texts, {"vae": vae, "keyframes": keyframes, **SIZE}, steps, cfg)
     images = w.add("VAEDecode", samples=latent, vae=vae)["IMAGE"]
-    video = w.add("CreateVideo", images=images, fps=24.0 if "low_noise_model" in models else 25.0)["VIDEO"]
+    given = next((node["fps"] for node in w.nodes if node.kind == "GetVideoComponents"), None)
+    fps = given or (24.0 if "low_noise_model" in models else 25.0)
+    video = w.add("CreateVideo", images=images, fps=fps)["VIDEO"]
     w.add("SaveVideo", video=video, filename_prefix=f"video/pusa_{w.name}")
 
 
@@ -308,7 +307,7 @@ def note(w: Workflow, about: str) -> str:
     given = {
         "image": f"\n\nChoose your own images in *Load Image*; other sizes are cropped to fit. {SHOWN}",
         "clip": f"\n\nChoose your own clip in *Load Video* (`{CLIP}` is only a placeholder) and describe it in the prompt. "
-        "Set fps in *Create Video* to your clip's. " + SHOWN,
+        "The video has its frame rate. " + SHOWN,
         None: "",
     }[source]
     lightning = "LoraLoaderModelOnly" in kinds

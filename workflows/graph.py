@@ -173,13 +173,8 @@ HEIGHTS = {
     "CreateVideo": 102,
     "SaveVideo": 330,
 }
-TITLE, GAP, HEAD, EDGE, AISLE = (
-    30,
-    40,
-    50,
-    12,
-    60,
-)  # title bar; between nodes (the newer renderer's are taller); above, beside and between groups
+# Title bar; between nodes (the newer renderer's are taller); above, beside and between groups.
+TITLE, GAP, HEAD, EDGE, AISLE = 30, 40, 50, 12, 60
 ORIGIN = (0, 0)
 
 
@@ -273,7 +268,7 @@ def graph(workflow: Workflow) -> dict[str, Any]:
 
 def _wires(workflow: Workflow):
     for node in workflow.nodes:
-        for slot, name in enumerate(node.sockets):
+        for slot, name in enumerate([*node.sockets, *node.widgets]):
             if isinstance(node.inputs.get(name), Wire):
                 yield node, name, slot, node.inputs[name]
 
@@ -288,8 +283,7 @@ def _graph_node(node: Node, box: tuple[int, int, int, int], links: list[list], d
         "flags": {},
         "order": node.id,
         "mode": 0,
-        "inputs": [_socket(node, name, into.get(i)) for i, name in enumerate(node.sockets)]
-        + [_socket(node, name, None) | {"widget": {"name": name}} for name in node.widgets],
+        "inputs": [_socket(node, name, into.get(slot)) for slot, name in enumerate([*node.sockets, *node.widgets])],
         "outputs": [_output(node, slot, links) for slot in range(len(node.definition["outputs"]))],
         "properties": _properties(node, downloads),
         "widgets_values": _widget_values(node),
@@ -301,7 +295,8 @@ def _graph_node(node: Node, box: tuple[int, int, int, int], links: list[list], d
 
 def _socket(node: Node, name: str, link: int | None) -> dict[str, Any]:
     given = node.definition["inputs"][name]
-    return {"name": name, "type": given["type"], **({"shape": 7} if given.get("optional") else {}), "link": link}
+    widget = {"widget": {"name": name}} if name in node.widgets else {}
+    return {"name": name, "type": given["type"], **({"shape": 7} if given.get("optional") else {}), "link": link, **widget}
 
 
 def _output(node: Node, slot: int, links: list[list]) -> dict[str, Any]:
@@ -311,12 +306,13 @@ def _output(node: Node, slot: int, links: list[list]) -> dict[str, Any]:
 
 
 def _widget_values(node: Node) -> list[Any]:
-    """In the page's order: some inputs bring a second widget, which follows."""
+    """In the page's order: some inputs bring a second widget, which follows; one that takes a wire has its default."""
     values = []
     for name in node.widgets:
-        values.append(node.inputs[name])
-        if "then" in node.definition["inputs"][name]:
-            values.append(node.definition["inputs"][name]["then"])
+        value, given = node.inputs[name], node.definition["inputs"][name]
+        values.append(given.get("default") if isinstance(value, Wire) else value)
+        if "then" in given:
+            values.append(given["then"])
     return values
 
 

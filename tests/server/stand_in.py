@@ -6,6 +6,13 @@ import re
 from typing import Any
 
 Link = list  # ["node id", output index]
+# Title of a LoadImage node in the shared workflows -> demo image
+IMAGES = {
+    "Image": "input_image.jpg",
+    "Start image": "start_frame.jpg",
+    "Middle image": "middle_frame.jpg",
+    "End image": "end_frame.jpg",
+}
 STEP_ENDS = ("start_at_step", "end_at_step")
 WEIGHTS = re.compile(r"\.(safetensors|sft|pt|pth|ckpt|bin|gguf)$", re.IGNORECASE)
 
@@ -13,7 +20,7 @@ WEIGHTS = re.compile(r"\.(safetensors|sft|pt|pth|ckpt|bin|gguf)$", re.IGNORECASE
 def stand_in(prompt: dict, files: dict[str, str] | None = None, **overrides: Any) -> dict:
     """An API prompt made for real models -> one for the tiny models of the `server` fixture.
 
-    CLIPLoader goes, CLIPTextEncode becomes TestTextEncode, names of weight files become those of tiny ones
+    CLIPLoader goes, CLIPTextEncode becomes TestTextEncode, images the demo's, names of weight files those of tiny ones
     (`files` maps the names that `tiny_name` guesses wrong). overrides: values for all widgets of a name, e.g.
     width=64, height=64, length=17, steps=4; with steps, a two-stage sampler's start and end steps shrink alike.
     """
@@ -25,6 +32,8 @@ def stand_in(prompt: dict, files: dict[str, str] | None = None, **overrides: Any
         inputs = {name: _replaced(name, value, node["inputs"], files or {}, overrides)
                   for name, value in node["inputs"].items()}  # fmt: skip
         kind = node["class_type"]
+        if kind == "LoadImage":
+            inputs["image"] = IMAGES.get(node.get("_meta", {}).get("title"), inputs["image"])
         if kind == "CLIPTextEncode":
             kind = "TestTextEncode"
             inputs.pop("clip", None)

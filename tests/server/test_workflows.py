@@ -20,12 +20,7 @@ NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 LENGTH = 33
 STEPS = 5  # for the workflows without Lightning, which keep their 4
 SAMPLERS = ("PusaKSampler", "SamplerCustomAdvanced")
-IMAGES = {
-    "Image": "input_image.jpg",
-    "Start image": "start_frame.jpg",
-    "Middle image": "middle_frame.jpg",
-    "End image": "end_frame.jpg",
-}
+CLIP_FPS = 24  # of the demo clip, which the workflows with a clip take over
 
 
 @cache
@@ -47,8 +42,6 @@ def small(name, **overrides):
         values["steps"] = STEPS
     prompt = stand_in(read(f"api/{name}.json"), **{**values, **overrides})
     for node in prompt.values():
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = IMAGES[node["_meta"]["title"]]
         if node["class_type"] == "PusaKeyframe" and node["inputs"]["frame_index"] > 0:
             node["inputs"]["frame_index"] = node["inputs"]["frame_index"] * (LENGTH - 1) // 80
     return prompt
@@ -60,6 +53,10 @@ def id_of(prompt, *kinds):
 
 def ids_of(prompt, *kinds):
     return {key for key, node in prompt.items() if node["class_type"] in kinds}
+
+
+def has_clip(prompt):
+    return bool(ids_of(prompt, "LoadVideo"))
 
 
 def video_of(path):
@@ -100,7 +97,8 @@ def test_published_settings(name):
     steps = values.get(("PusaKSampler", "steps"), values.get(("PusaSigmas", "steps")))
     cfg = values.get(("PusaKSampler", "cfg"), values.get(("CFGGuider", "cfg")))
     assert (steps, cfg) == ((4, 1.0) if lightning else (10, 3.0))
-    assert values["CreateVideo", "fps"] == (24 if wan22 else 25)
+    fps, clips = values["CreateVideo", "fps"], id_of(prompt, "GetVideoComponents") if has_clip(prompt) else None
+    assert fps == [clips, 2] if clips else fps == (24 if wan22 else 25)
     assert [values["PusaSchedule", key] for key in ("width", "height", "length")] == [832, 480, 81]
     if wan22:
         assert [values["PusaLoraLoaderHighLow", f"{part}_noise_alpha"] for part in ("high", "low")] == [1.5, 1.4]
@@ -115,7 +113,7 @@ def test_published_settings(name):
 def test_workflow_runs(server, name):
     prompt = small(name)
     run = server.run(prompt)
-    fps = 24 if name.startswith("wan22") else 25
+    fps = CLIP_FPS if has_clip(prompt) else 24 if name.startswith("wan22") else 25
     saved = [path for path in run.files if path.suffix == ".mp4"]
     assert [path.name.rsplit("_", 2)[0] for path in saved] == [f"pusa_{name}"]
     assert video_of(saved[0]) == (*size_of(name), LENGTH, fps)
@@ -139,6 +137,23 @@ def test_latent_frames_given_and_made(server):
     [report] = run.outputs["report"]["text"]
     assert "latent frame 0 (frame 0) to latent frame 2 (frames 5-8)" in report
     assert "latent frame 18 (frames 69-72) to latent frame 20 (frames 77-80)" in report
+
+
+def test_the_5b_model(server):
+    """Wan2.2-TI2V-5B: 48 latent channels, 16 times smaller in space."""
+    prompt = small("wan21_image_to_video", width=64, height=64, length=9)
+    files = {"unet_name": "wan_5b.safetensors", "vae_name": "vae48.pt", "lora_name": "pusa_5b.safetensors"}
+    for node in prompt.values():
+        node["inputs"] |= {widget: name for widget, name in files.items() if widget in node["inputs"]}
+    [saved] = [path for path in server.run(prompt).files if path.suffix == ".mp4"]
+    assert video_of(saved)[:3] == (64, 64, 9)
+
+
+def test_a_schedule_can_be_drawn_without_sampling(server):
+    prompt = small("wan21_start_end", width=80, height=48)
+    kept = ids_of(prompt, "VAELoader", "LoadImage", "PusaKeyframe", "PusaSchedule")
+    run = server.run({key: node for key, node in prompt.items() if key in kept})
+    assert len(run.outputs[id_of(prompt, "PusaSchedule")]["images"]) == 1
 
 
 def test_only_the_sampler_runs_again_with_another_seed(server):
@@ -218,7 +233,7 @@ def test_a_clip_that_is_too_short(server):
     error = error_of(server, prompt)
     assert error["node_type"] == "PusaVideoKeyframes"
     assert error["exception_message"].strip() == (
-        "The clip has 1 frames, but 4 latent frames of it need 13: take fewer or give a longer clip."
+        "The clip has 1 frame, but 4 latent frames of it need 13: take fewer or give a longer clip."
     )
 
 

@@ -1,0 +1,106 @@
+"""What the benchmarks share: a real ComfyUI, clips to sample, and where their tables go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).with_name("results.md")
+sys.path.insert(0, str(ROOT))
+
+from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
+
+
+def parser(description: str, threads: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results.md, too")
+    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
+    return parser
+
+
+def comfyui_folder() -> Path:
+    folder = find_comfyui()
+    if folder is None:
+        sys.exit(f"No ComfyUI was found. {how_to_get()}")
+    return folder
+
+
+def use_comfyui(options: argparse.Namespace) -> None:
+    """Makes `import comfy` give a real ComfyUI, on the GPU where there is one."""
+    sys.path.insert(0, str(comfyui_folder()))  # first: this repository has a folder called nodes, too
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = options.cpu or not torch.cuda.is_available()
+    args.use_pytorch_cross_attention = True  # the default on CUDA; on the CPU the fastest, which favours no overhead
+    torch.set_num_threads(options.threads)
+
+
+def sample(model, plan, text, sampler: str, sigmas, *, cfg: float = 1.0, seed: int = 0, **more):
+    """One run of ComfyUI's own sampling on a clip whose keyframes are those of `plan`. (1, C, F, H, W)"""
+    import comfy.sample
+    import comfy.samplers
+    import torch
+
+    noise = torch.randn(plan.clean.shape, generator=torch.Generator().manual_seed(7))
+    solver = comfy.samplers.sampler_object(sampler)
+    latent = torch.zeros_like(plan.clean)
+    return comfy.sample.sample_custom(model, noise, cfg, solver, sigmas, *text, latent, disable_pbar=True, seed=seed, **more)
+
+
+def clip_plan(frames: int, keyframes: dict, height: int, width: int):
+    """A plan with random pictures: keyframes {latent frame: (multiplier, behaviour)}, sizes in latent units."""
+    import torch
+
+    from pusa_core.keyframes import ClipPlan
+    from pusa_core.schedule import FrameMap, FrameSchedule
+
+    maps = {i: FrameMap.line(*keyframe) for i, keyframe in keyframes.items()}
+    clean = torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(3))
+    return ClipPlan(FrameSchedule.build(frames, maps), clean)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def where() -> str:
+    """The device, the versions and the command, in one line."""
+    import comfy.model_management
+    import torch
+    from comfyui_version import __version__ as comfyui
+
+    if comfy.model_management.cpu_mode():
+        device = f"CPU ({processor()}, {torch.get_num_threads()} threads)"
+    else:
+        device = torch.cuda.get_device_name()
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return f"{device}; ComfyUI {comfyui}, torch {torch.__version__}; `{command}`"
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return f"{found[1] if found else 'unknown'}, {os.cpu_count()} cores"
+
+
+def publish(name: str, text: str, write: bool) -> None:
+    """Prints a benchmark's Markdown, and puts it between its markers in results.md if asked to."""
+    text = f"{where()}\n\n{text}"
+    print(text)
+    if write:
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results of the benchmarks\n"
+        before, _, rest = old.partition(begin)
+        after = rest.partition(end)[2]
+        new = f"{before.rstrip()}\n\n{begin}\n## {name}\n\n{text}\n{end}\n{after}".rstrip() + "\n"
+        RESULTS.write_text(new, encoding="utf-8")

@@ -1,0 +1,249 @@
+"""What Pusa costs: one sampling step's time and memory, building a schedule, and the pack's share of ComfyUI's start.
+
+The step is one model evaluation by ComfyUI's own guider and euler at cfg 1, on a random Wan of real width with few layers:
+unpatched; with a Pusa schedule (m = 0.2 on the first latent frame, 0.5 on the last); and, to tell ComfyUI's share of the
+difference from ours, unpatched but given those frames' timesteps directly. All in one run, in turns.
+
+On the CPU, whose cores are rarely ours alone, a step's time is the CPU time of the process on one thread, which waiting
+for a core does not count into. On CUDA it is the wall clock. The ratio is the median of those within each round.
+Peak memory is what torch's tensors take at most during the step over what they take before it: on the CPU from the
+allocations that torch's profiler records, on CUDA from max_memory_allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import bench
+
+WIDTHS = {"1.3B": {"dim": 1536, "heads": 12, "ffn": 8960}, "14B": {"dim": 5120, "heads": 40, "ffn": 13824}}
+GOAL = 1.02
+LIMITS = {"schedule": 50, "start": 100}  # ms
+
+
+def main() -> None:
+    parser = bench.parser(__doc__, threads=1)
+    parser.add_argument("--model", choices=WIDTHS, help="width of the model; 14B on CUDA, else 1.3B")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs=3, metavar=("W", "H", "LENGTH"), help="832 480 81 on CUDA, else 416 240 61")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip-step", action="store_true", help="only the schedule and the start-up")
+    options = parser.parse_args()
+    start = startup()
+    bench.use_comfyui(options)
+    import torch
+
+    parts = []
+    with torch.inference_mode():
+        if not options.skip_step:
+            parts.append(step_report(options))
+    parts.append(schedule_report())
+    parts.append(start)
+    bench.publish("step", "\n\n".join(parts), options.write)
+
+
+# --- one step --------------------------------------------------------------------------------------------------------
+
+
+def step_report(options) -> str:
+    import comfy.model_management
+
+    on_cpu = comfy.model_management.cpu_mode()
+    name = options.model or ("1.3B" if on_cpu else "14B")
+    width, height, length = options.size or ((416, 240, 61) if on_cpu else (832, 480, 81))
+    frames = (length - 1) // 4 + 1
+    plan = bench.clip_plan(frames, {0: (0.2,), frames - 1: (0.5,)}, height // 8, width // 8)
+    models = variants(random_wan(name, options.layers, on_cpu), plan)
+    times = in_turns(models, plan, options.rounds)
+    peaks = {key: (peak_on_cpu if on_cpu else peak_on_cuda)(model, plan) for key, model in models.items()}
+    tokens = frames * (height // 16) * (width // 16)
+    what = (
+        f"Wan {name} width, {options.layers} layers, {width}x{height}x{length} = {tokens:,} tokens, {options.rounds} rounds."
+    )
+    return f"{what} Goal: at most {GOAL} times the unpatched step.\n\n{step_table(times, peaks)}"
+
+
+def random_wan(name: str, layers: int, on_cpu: bool):
+    import torch
+
+    from tests import tiny
+
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny.load_wan(tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=layers, dtype=dtype))
+
+
+def variants(model, plan) -> dict:
+    """The models to compare, all clones that share their weights."""
+    from comfy.patcher_extension import WrappersMP
+
+    from pusa_core.hosts.comfyui import apply_schedule
+    from pusa_core.virtual import coefficients
+
+    ratio = coefficients(plan.schedule, 1.0).ratio
+
+    def per_frame(executor, x, timestep, *args, **kwargs):
+        return executor(x, timestep[:, None] * ratio.to(timestep), *args, **kwargs)
+
+    given = model.clone()
+    given.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark", per_frame)
+    return {"unpatched": model, "Pusa schedule": apply_schedule(model, plan), "ComfyUI given (B, F) timesteps": given}
+
+
+def step(model, plan) -> float:
+    """Seconds of one step."""
+    import comfy.model_management
+    import torch
+
+    from pusa_core.schedule import pusa_sigmas
+    from tests import tiny
+
+    text = [tiny.conditioning(tokens=512)] * 2
+    on_cpu = comfy.model_management.cpu_mode()
+    clock = time.process_time if on_cpu else time.perf_counter
+    begin = clock()
+    bench.sample(model, plan, text, "euler", pusa_sigmas(10)[:2])
+    if not on_cpu:
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+def in_turns(models: dict, plan, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every model's step in every round; the order turns round each time."""
+    times: dict[str, list[float]] = {key: [] for key in models}
+    for model in models.values():
+        step(model, plan)  # warms up
+    for number in range(rounds):
+        for key in list(models)[:: -1 if number % 2 else 1]:
+            times[key].append(step(models[key], plan))
+    return times
+
+
+def peak_on_cpu(model, plan) -> float:
+    import torch
+
+    options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
+    with torch.profiler.profile(**options) as profile:
+        step(model, plan)
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    taken = peak = 0
+    for event in sorted(changes, key=lambda e: e.start_ns()):
+        taken += event.nbytes()
+        peak = max(peak, taken)
+    return peak / 2**20
+
+
+def peak_on_cuda(model, plan) -> float:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step(model, plan)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def step_table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:
+    rows = []
+    for key, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, times["unpatched"]))
+        row = [key, f"{statistics.median(seconds):.3f} s", f"{min(seconds):.3f} s", f"{ratio:.3f}"]
+        rows.append([*row, f"{peaks[key]:.0f} MiB", f"{peaks[key] / peaks['unpatched']:.3f}"])
+    return bench.table(["model", "step: median", "fastest", "ratio", "peak memory", "ratio"], rows)
+
+
+# --- building a schedule ---------------------------------------------------------------------------------------------
+
+
+def schedule_report(count: int = 1000) -> str:
+    import torch
+
+    from pusa_core.keyframes import plan_clip, still_keyframe
+    from pusa_core.schedule import FrameSchedule
+    from pusa_core.virtual import coefficients
+
+    def encode(pictures):
+        return torch.zeros(1, 16, 1, 2, 2)
+
+    length = 4 * (count - 1) + 1
+    pictures = torch.zeros(count, 16, 16, 3)
+    keyframes = [still_keyframe(pictures[i : i + 1], i, "latent", 0.2) for i in range(count)]
+    schedule = plan_clip(keyframes, length, encode).schedule
+    text = schedule.to_json()
+    parts = {
+        "`plan_clip` (an encoder that gives zeros)": lambda: plan_clip(keyframes, length, encode),
+        "`FrameSchedule.build`": lambda: FrameSchedule.build(count, schedule.keyframes),
+        "to JSON": schedule.to_json,
+        "from JSON": lambda: FrameSchedule.from_json(text),
+        "`coefficients`, once a model evaluation": lambda: coefficients(schedule, 0.5),
+    }
+    times = {key: milliseconds(part) for key, part in parts.items()}
+    rows = [[key, f"{ms:.1f} ms"] for key, ms in {**times, "all": sum(times.values())}.items()]
+    what = f"Schedule of {count} latent frames, all keyframes; limit {LIMITS['schedule']} ms"
+    return f"{what}.\n\n{bench.table(['part', 'time'], rows)}"
+
+
+def milliseconds(part, rounds: int = 15) -> float:
+    """CPU time, the median."""
+    times = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        part()
+        times.append(time.process_time() - begin)
+    return 1000 * statistics.median(times)
+
+
+# --- start-up --------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import asyncio, importlib.util, json, logging, sys, time
+from comfy.cli_args import args
+args.cpu = True
+import utils.extra_config, execution, server, nodes
+asyncio.run(nodes.init_builtin_extra_nodes())
+logging.disable()
+print("PACK", file=sys.stderr, flush=True)
+root = sys.argv[1]
+name = root.replace(".", "_x_")
+begin = time.perf_counter()
+spec = importlib.util.spec_from_file_location(name, root + "/__init__.py", submodule_search_locations=[root])
+module = sys.modules[name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+imported = time.perf_counter() - begin
+for node in asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list()):
+    node.GET_SCHEMA()
+print(json.dumps([imported, time.perf_counter() - begin]))
+"""
+
+
+def startup(rounds: int = 3) -> str:
+    """Imports the pack as ComfyUI does, after all that ComfyUI imports before it, in fresh processes."""
+    times = [json.loads(start_child().stdout.splitlines()[-1]) for _ in range(rounds)]
+    imported, ready = (1000 * statistics.median(column) for column in zip(*times))
+    costs = ", ".join(f"{module} {ms:.1f} ms" for module, ms in costly_imports(start_child("-X", "importtime").stderr))
+    return (
+        f"Import of the pack in a started ComfyUI, median of {rounds} processes: {imported:.0f} ms, "
+        f"{ready:.0f} ms with its nodes' schemas; limit {LIMITS['start']} ms. Most goes to: {costs}."
+    )
+
+
+def start_child(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *flags, "-c", CHILD, str(bench.ROOT)]
+    return subprocess.run(command, cwd=bench.comfyui_folder(), capture_output=True, text=True, check=True)
+
+
+def costly_imports(log: str, count: int = 4) -> list[tuple[str, float]]:
+    """The modules that took longest themselves among those imported with the pack, from `-X importtime`."""
+    lines = [line.removeprefix("import time:").split("|") for line in log.partition("\nPACK\n")[2].splitlines()]
+    own = [(line[2].strip(), int(line[0]) / 1000) for line in lines if len(line) == 3 and line[0].strip().isdigit()]
+    package = str(bench.ROOT).replace(".", "_x_") + "."
+    return [(name.removeprefix(package), ms) for name, ms in sorted(own, key=lambda pair: -pair[1])[:count]]
+
+
+if __name__ == "__main__":
+    main()
