@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("results.md")
+README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
 from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
@@ -17,7 +18,7 @@ from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
 
 def parser(description: str, threads: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results.md, too")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results.md and the README, too")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
     return parser
@@ -94,13 +95,13 @@ def processor() -> str:
 
 
 def publish(name: str, text: str, write: bool) -> None:
-    """Prints a benchmark's Markdown, and puts it between its markers in results.md if asked to."""
+    """Prints a benchmark's Markdown and, if asked to, puts it between its markers in results.md and the README."""
     text = f"{where()}\n\n{text}"
     print(text)
     if write:
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results of the benchmarks\n"
-        before, _, rest = old.partition(begin)
-        after = rest.partition(end)[2]
-        new = f"{before.rstrip()}\n\n{begin}\n## {name}\n\n{text}\n{end}\n{after}".rstrip() + "\n"
-        RESULTS.write_text(new, encoding="utf-8")
+        for file in (RESULTS, README):
+            begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+            before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+            _, found, after = rest.partition(end)
+            if found:
+                file.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
