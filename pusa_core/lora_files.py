@@ -83,8 +83,11 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _load_pickle(path: Path, is_zip: bool) -> dict[Any, Any]:
+    misnamed = path.suffix.lower() == ".safetensors"  # torch 2.15 goes by the name of a path, but not of an open file
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as file:
+            source = file if misnamed else path
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip and not misnamed)
     except pickle.UnpicklingError as error:
         raise LoraError(
             f"{path.name} was refused, because it contains code or objects that are not plain tensors; "
