@@ -185,6 +185,16 @@ def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
     assert seen == [(i, 4, 4) for i in range(4)], "one bar over both experts"
 
 
+def test_the_second_expert_draws_other_noise_than_the_first(pack, host, wan, text, make_clip, monkeypatch):
+    seeds, sample = [], host.comfy.sample.sample_custom
+    monkeypatch.setattr(host.comfy.sample, "sample_custom", lambda *a, **k: (seeds.append(k["seed"]), sample(*a, **k))[1])
+    clip, last = make_clip(wan, {0: 0.2}), 2**64 - 1
+    pack.nodes.sampling.PusaKSampler.execute(
+        wan, text.positive, text.negative, clip.latent, last, 4, 1.0, "euler", "pusa", 5.0, 1.0, clip.plan, wan
+    )
+    assert seeds == [last, 0]
+
+
 def test_keyframes_are_not_lost_in_silence_when_the_schedule_is_not_connected(pack, host, vae, wan, text):
     latent, plan, *_ = schedule(pack, vae, keyframe(pack, picture())).args
     node, settings = pack.nodes.sampling.PusaKSampler, (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)

@@ -90,6 +90,17 @@ def test_a_noisy_keyframe_gets_its_own_share_of_noise(host, pack, wan, text, mak
     assert (keyframes - ordinary).abs().max() < 0.04, "what a sampler does within a step, it does to all frames alike"
 
 
+def test_uni_pc_does_not_write_into_the_sigmas_that_it_is_given(host, pack, wan, text, make_clip):
+    clip, grid = make_clip(wan, {0: 0.2}), pack.pusa_core.schedule.pusa_sigmas(4)
+    given, noise = grid.clone(), comfy.sample.prepare_noise(clip.latent["samples"], SEED)
+    solver, model = comfy.samplers.sampler_object("uni_pc"), host.apply_schedule(wan, clip.plan)
+    latent = clip.latent["samples"]
+    comfy.sample.sample_custom(
+        model, noise, 1.0, solver, given, text.positive, text.negative, latent, disable_pbar=True, seed=1
+    )
+    assert torch.equal(given, grid)
+
+
 @pytest.mark.parametrize("sampler", STOPS_EARLY)
 def test_samplers_that_stop_early_do_so_without_us(pack, wan, text, make_clip, sampler):
     clip = make_clip(wan, {})
