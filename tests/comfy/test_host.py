@@ -313,8 +313,16 @@ def test_a_node_that_adds_frames_behind_our_back_is_caught(host, wan, text, make
         run(host.apply_schedule(model, clip.plan), clip.latent, text, grid)
 
 
-def test_half_precision_keeps_clean_keyframes(host, text, make_clip, grid, tmp_path):
-    model = tiny.load_wan(tiny.write_wan(tmp_path / "bf16.safetensors", dtype=torch.bfloat16))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_low_precision_keeps_clean_keyframes_and_takes_the_lora(host, text, make_clip, grid, tmp_path, dtype):
+    import comfy.sd
+
+    path, lora = tiny.write_wan(tmp_path / "wan.safetensors"), tiny.write_lora(tmp_path / "lora.safetensors")
+    model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
+    assert model.model.diffusion_model.blocks[0].ffn[0].weight.dtype == dtype
     clip = make_clip(model, KEYFRAMES)
-    samples = run(host.apply_schedule(model, clip.plan), clip.latent, text, grid)
+    plain = run(host.apply_schedule(model, clip.plan), clip.latent, text, grid)
+    samples = run(host.apply_schedule(host.load_pusa_lora(model, str(lora), 1.4)[0], clip.plan), clip.latent, text, grid)
     assert (samples - clip.plan.clean)[:, :, 0].abs().max() < 1e-5
+    assert distance(samples, plain) > 0.05
+    assert torch.isfinite(samples).all()
