@@ -31,7 +31,7 @@ class PusaKeyframe(io.ComfyNode):
                     min=-LAST_INDEX,
                     max=LAST_INDEX,
                     tooltip="Where the image goes: 0 is the first frame, negative counts from the end (-1 is the last). "
-                    "Pixel frames are rounded up to the latent frame that holds them: 1-4 share one, 5-8 the next.",
+                    "Four pixel frames share a latent frame (1-4, 5-8, ...), and what is placed fills the whole group.",
                 ),
                 unit_input("frame_index"),
                 multiplier_input(),
@@ -66,7 +66,7 @@ class PusaKeyframesFromText(io.ComfyNode):
                 io.String.Input(
                     "noise_multipliers",
                     default="0.2,0.5",
-                    tooltip="Noise multipliers from 0 (exact picture) to 1 (ignored): one for each image, one for all, or "
+                    tooltip="Noise multipliers from 0 (exact picture) to 1 (no say): one for each image, one for all, or "
                     'a ramp such as "0 to 0.3". Recommended: 0.2,0.5 for start and end.',
                 ),
                 unit_input("positions", "latent"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..pusa_core.hosts.comfyui import EXPERT_BOUNDARY, PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, sample_clip
+from ..pusa_core.hosts.comfyui import EXPERT_BOUNDARY, PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
 from ..pusa_core.schedule import pusa_sigmas
 from .types import CATEGORY, Schedule
 
@@ -118,12 +118,8 @@ class PusaKSampler(io.ComfyNode):
         cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, shift, denoise, schedule=None,
         low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
-        return io.NodeOutput(
-            sample_clip(
-                model, positive, negative, latent, seed=seed, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler,
-                shift=shift, denoise=denoise, plan=schedule, low_noise_model=low_noise_model, boundary=boundary,
-            )
-        )  # fmt: skip
+        sampling = Sampling(seed, steps, cfg, sampler, scheduler, shift, denoise, boundary)
+        return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
 
 
 class PusaKSamplerAdvanced(io.ComfyNode):
@@ -176,14 +172,11 @@ class PusaKSamplerAdvanced(io.ComfyNode):
         start_at_step, end_at_step, return_with_leftover_noise, schedule=None, low_noise_model=None,
         boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
-        return io.NodeOutput(
-            sample_clip(
-                model, positive, negative, latent, seed=noise_seed, steps=steps, cfg=cfg, sampler=sampler,
-                scheduler=scheduler, shift=shift, plan=schedule, low_noise_model=low_noise_model, boundary=boundary,
-                add_noise=add_noise == "enable", start_step=start_at_step, end_step=end_at_step,
-                leftover_noise=return_with_leftover_noise == "enable",
-            )
+        sampling = Sampling(
+            noise_seed, steps, cfg, sampler, scheduler, shift, boundary=boundary, add_noise=add_noise == "enable",
+            start_step=start_at_step, end_step=end_at_step, leftover_noise=return_with_leftover_noise == "enable",
         )  # fmt: skip
+        return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
 
 
 class PusaSigmas(io.ComfyNode):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..pusa_core.hosts.comfyui import RESIZE, apply_schedule, check_vae, picture_encoder, plan_latent
+from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, picture_encoder, plan_latent
 from ..pusa_core.keyframes import plan_clip
 from ..pusa_core.picture import draw_schedule
+from ..pusa_core.pictures import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
 from .types import CATEGORY, Keyframes, Schedule
 
@@ -67,7 +68,7 @@ class PusaSchedule(io.ComfyNode):
         check_vae(vae, width, height)
         plan = plan_clip(keyframes or [], length, picture_encoder(vae, width, height, resize))
         latent = plan_latent(vae, plan, width, height, length, batch_size)
-        grid = pusa_sigmas(10) if sigmas is None else sigmas
+        grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
         picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
         report = "\n".join(plan.notes) or "No keyframes: text to video."
         return io.NodeOutput(latent, plan, picture, report, ui=ui.PreviewImage(picture, cls=cls))

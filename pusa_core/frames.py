@@ -52,11 +52,19 @@ def pixel_frames(latent: int) -> range:
     return range(TEMPORAL_STRIDE * (latent - 1) + 1, TEMPORAL_STRIDE * latent + 1)
 
 
+def spoken_count(frames: int) -> str:
+    return "1 frame" if frames == 1 else f"{frames} frames"
+
+
+def spoken_frames(latent: int) -> str:
+    """`frames 17-20`: the pixel frames that a latent frame holds, in words."""
+    pixels = pixel_frames(latent)
+    return f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
+
+
 def describe_latent_frame(latent: int) -> str:
     """`latent frame 5 (frames 17-20)`: a latent frame as users see it."""
-    pixels = pixel_frames(latent)
-    spoken = f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
-    return f"latent frame {latent} ({spoken})"
+    return f"latent frame {latent} ({spoken_frames(latent)})"
 
 
 def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:

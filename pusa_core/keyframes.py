@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -19,7 +18,9 @@ from .frames import (
     parse_multipliers,
     parse_positions,
     pixel_frames,
+    pixel_length,
     resolve_index,
+    spoken_count,
 )
 from .schedule import Behaviour, FrameMap, FrameSchedule
 
@@ -41,6 +42,7 @@ class Keyframe:
         unit: what `index` counts; negatives count from the end of the clip that is made.
         multipliers: noise multiplier of every kept latent, 0 to 1.
         behaviour: "evolve" or "hold", see `FrameMap`.
+        place: how the user said where; "start" and "end" have been turned into `index`.
         remark: what the user should know about how the pictures were taken.
     """
 
@@ -50,6 +52,7 @@ class Keyframe:
     unit: FrameUnit
     multipliers: tuple[float, ...]
     behaviour: Behaviour = "evolve"
+    place: Place = "index"
     remark: str = ""
 
 
@@ -155,39 +158,48 @@ def video_keyframes(
     latents = _latents_of(count, unit, at_start)
     pictures, kept = {"first": _first, "last": _last}[take](pictures, latents, at_start)
     if place != "index":
-        index = 0 if at_start else _in_unit(-latents, unit)
-    return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour)
+        unit, index = "latent", 0 if at_start else -latents
+    return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour, place)
 
 
 def _chosen_keyframe(
     pictures: Tensor, chosen: str, unit: FrameUnit, place: Place, index: int, multipliers: str, behaviour: Behaviour
 ) -> Keyframe:
     unused = (len(pictures) - 1) % TEMPORAL_STRIDE
-    pictures = pictures[: len(pictures) - unused]
-    latents = latent_length(len(pictures))
-    named = [resolve_index(i, unit, latents) for i in parse_positions(chosen, "chosen frames")]
-    frames = sorted(zip(named, parse_multipliers(multipliers, len(named))))
-    for (a, _), (b, _) in pairwise(frames):
-        if a == b:
-            raise ValueError(f"The chosen frames name {describe_latent_frame(a)} of the clip twice; name it once.")
-    kept, values = zip(*frames)
+    remark = f" The clip's last {unused} frames are not used, because it is not 4n+1 frames long." if unused else ""
+    latents = latent_length(len(pictures) - unused)
+    named = _named_frames(chosen, unit, latents, remark)
+    kept, values = zip(*sorted(zip(named, parse_multipliers(multipliers, len(named)))))
+    if place == "index" and index == 0 and kept[0] > 0:
+        if len(kept) > 1:
+            raise ValueError(
+                f"The chosen frames begin with {describe_latent_frame(kept[0])} of the clip, whose 4 frames do not fit on "
+                "frame 0: choose frame 0 too, or place them at 1 or later."
+            )
+        return still_keyframe(pictures[pixel_frames(kept[0])[-1] :][:1], index, unit, values[0], behaviour)
     if place != "index":
-        index = _in_unit(kept[0] if place == "start" else kept[0] - latents, unit)
-    remark = f" The last {unused} frames of its clip are not used, because it is not 4n+1 frames long." if unused else ""
-    return Keyframe(pictures, kept, index, unit, values, behaviour, remark)
+        unit, index = "latent", kept[0] - (latents if place == "end" else 0)
+    # the VAE is causal: what comes after the last kept latent does not change it
+    pictures = pictures[: pixel_length(kept[-1] + 1)]
+    return Keyframe(pictures, kept, index, unit, values, behaviour, place, remark)
 
 
-def _in_unit(latent: int, unit: FrameUnit) -> int:
-    """A latent index, or the first pixel frame of it; negatives count from the end."""
-    if unit == "latent":
-        return latent
-    return pixel_frames(latent)[0] if latent >= 0 else TEMPORAL_STRIDE * latent
+def _named_frames(chosen: str, unit: FrameUnit, latents: int, remark: str) -> list[int]:
+    """The latent frames of a clip that a text names, each once, in its order."""
+    try:
+        named = [resolve_index(i, unit, latents) for i in parse_positions(chosen, "chosen frames")]
+    except ValueError as error:
+        raise ValueError(f"{error}{remark}") from error
+    for position, latent in enumerate(named):
+        if latent in named[:position]:
+            raise ValueError(f"The chosen frames name {describe_latent_frame(latent)} of the clip twice; name it once.")
+    return named
 
 
 def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
     """How many latents `count` frames of a clip are, at the start of the new clip or later in it."""
     if count < 1:
-        raise ValueError(f"{count} frames of the clip were asked for; take at least 1.")
+        raise ValueError(f"{spoken_count(count)} of the clip were asked for; take at least 1.")
     if unit == "latent":
         return count
     if at_start:
@@ -196,16 +208,16 @@ def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
         return count // TEMPORAL_STRIDE
     lower = max(count - count % TEMPORAL_STRIDE, TEMPORAL_STRIDE)
     raise ValueError(
-        f"{count} frames of a clip cannot be placed later than its start, where a latent frame holds 4 frames: "
+        f"{spoken_count(count)} of a clip cannot be placed later than its start, where a latent frame holds 4 frames: "
         f"use {lower} or {lower + TEMPORAL_STRIDE}."
     )
 
 
 def _require(pictures: Tensor, needed: int, latents: int) -> None:
     if len(pictures) < needed:
-        has = "1 frame" if len(pictures) == 1 else f"{len(pictures)} frames"
         raise ValueError(
-            f"The clip has {has}, but {latents} latent frames of it need {needed}: take fewer or give a longer clip."
+            f"The clip has {spoken_count(len(pictures))}, but {latents} latent frames of it need {needed}: "
+            "take fewer or give a longer clip."
         )
 
 
@@ -297,5 +309,5 @@ def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
         where += f" to {describe_latent_frame(targets[-1])}"
     same = len(set(keyframe.multipliers)) == 1
     noise = ", ".join(f"{m:g}" for m in (keyframe.multipliers[:1] if same else keyframe.multipliers))
-    asked = f"{keyframe.unit} frame {keyframe.index}"
+    asked = f"{keyframe.unit} frame {keyframe.index}" if keyframe.place == "index" else f"the {keyframe.place}"
     return f"Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {keyframe.behaviour}.{keyframe.remark}"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .frames import pixel_frames, pixel_length
+from .frames import pixel_length, spoken_frames
 from .schedule import FrameMap, FrameSchedule
 
 WIDTH, MARGIN, LABEL, HEADER = 900, 16, 190, 74
@@ -70,9 +70,7 @@ def _title(schedule: FrameSchedule) -> str:
 
 
 def _label(index: int, frame: FrameMap) -> str:
-    pixels = pixel_frames(index)
-    span = f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
-    return f"{index}: {span}" + (f", {frame.behaviour}" if frame.needs_clean_latent else "")
+    return f"{index}: {spoken_frames(index)}" + (f", {frame.behaviour}" if frame.needs_clean_latent else "")
 
 
 def _draw_row(

@@ -142,10 +142,6 @@ class FrameSchedule:
         """The frames that do not simply follow the sampler, by latent index."""
         return {i: frame for i, frame in enumerate(self.frames) if frame != ORDINARY}
 
-    def sigmas(self, sigma: float) -> list[float]:
-        """Every latent frame's sigma at the sampler's `sigma`."""
-        return [frame.sigma(sigma) for frame in self.frames]
-
     def to_json(self) -> str:
         """The schedule as JSON text that names only its keyframes."""
         keyframes = {str(i): _frame_to_dict(frame) for i, frame in self.keyframes.items()}

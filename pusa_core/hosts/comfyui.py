@@ -12,6 +12,7 @@ A schedule rides on a cloned model as plain data in `transformer_options`, with 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.conds
@@ -28,9 +29,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
 
-from ..frames import TEMPORAL_STRIDE, latent_length, pixel_length
+from ..frames import latent_length, pixel_length
 from ..keyframes import ClipPlan
 from ..lora import MODULE_KINDS, LoraReport, fit, read_lora
+from ..pictures import fit_pictures
 from ..schedule import pusa_sigmas
 from ..virtual import coefficients, step_end, to_frame, to_virtual
 
@@ -64,6 +66,10 @@ VARIANTS = {
 }
 
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
+VAE_FILES = {
+    16: "wan_2.1_vae.safetensors (for Wan2.1 and Wan2.2-A14B)",
+    48: "wan2.2_vae.safetensors (for Wan2.2-TI2V-5B)",
+}
 
 # Conditionings that add frames of their own to the model's input, which then have no timestep in the schedule.
 EXTRA_FRAMES = {
@@ -96,6 +102,14 @@ def check_model(model: ModelPatcher) -> None:
         )
 
 
+def _check_channels(model: ModelPatcher, channels: int) -> None:
+    wanted = model.model.latent_format.latent_channels
+    if channels != wanted:
+        raise ValueError(
+            f"The latent has {channels} channels, but this model takes {wanted}: use {VAE_FILES.get(wanted, 'its own VAE')}."
+        )
+
+
 def _check_single_rank() -> None:
     """Sequence parallelism shards the tokens but not the per-frame timesteps: frames would silently swap theirs."""
     distributed = torch.distributed
@@ -115,9 +129,11 @@ def apply_schedule(model: ModelPatcher, plan: ClipPlan) -> ModelPatcher:
     A schedule without keyframes leaves the clone as the model was. An earlier schedule is replaced.
 
     Raises:
-        ValueError: the model is not a plain Wan text-to-video model.
+        ValueError: the model is not a plain Wan text-to-video model, or the plan was made with another model's VAE.
     """
     check_model(model)
+    if plan.clean is not None:
+        _check_channels(model, plan.clean.shape[1])
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     options.pop(KEY, None)
@@ -273,33 +289,9 @@ def _linear_shapes(wan: Any) -> dict[str, tuple[int, int]]:
     return {name: (module.out_features, module.in_features) for name, module in modules.items()}
 
 
-RESIZE = ("crop", "letterbox", "stretch")
-
-
-def resize_pictures(pictures: Tensor, width: int, height: int, method: str) -> Tensor:
-    """Pictures (N, H, W, C) at another size, (N, height, width, 3).
-
-    Args:
-        method: "crop" fills the frame and cuts what is over, "letterbox" fits in and adds black, "stretch" distorts.
-    """
-    pictures = pictures[..., :3]
-    if pictures.shape[1:3] == (height, width):
-        return pictures
-    planes = pictures.movedim(-1, 1)
-    if method == "letterbox":
-        factor = min(width / planes.shape[3], height / planes.shape[2])
-        inner = max(1, round(planes.shape[3] * factor)), max(1, round(planes.shape[2] * factor))
-        planes = comfy.utils.common_upscale(planes, *inner, "lanczos", "disabled")
-        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-        padding = (left, width - inner[0] - left, top, height - inner[1] - top)
-        return torch.nn.functional.pad(planes, padding).movedim(1, -1)
-    crop = "center" if method == "crop" else "disabled"
-    return comfy.utils.common_upscale(planes, width, height, "lanczos", crop).movedim(1, -1)
-
-
 def picture_encoder(vae, width: int, height: int, method: str):
     """A function from pictures (N, H, W, C) to their clean latents (1, C, (N-1)/4+1, h, w)."""
-    return lambda pictures: vae.encode(resize_pictures(pictures, width, height, method))
+    return lambda pictures: vae.encode(fit_pictures(pictures, width, height, method))
 
 
 def check_vae(vae, width: int, height: int) -> None:
@@ -308,10 +300,10 @@ def check_vae(vae, width: int, height: int) -> None:
     Raises:
         ValueError: what is wrong with it.
     """
-    if vae.latent_channels not in LATENT_FORMATS or vae.temporal_compression_decode() != TEMPORAL_STRIDE:
-        raise ValueError(
-            "This is not a Wan video VAE: load wan_2.1_vae.safetensors (14B and 1.3B) or wan2.2_vae.safetensors (5B)."
-        )
+    coder = vae.first_stage_model
+    hunyuan = getattr(coder, "latent_format", None) is not None  # a TAEHV of Wan's has none
+    if vae.latent_channels not in LATENT_FORMATS or type(coder).__name__ not in ("WanVAE", "TAEHV") or hunyuan:
+        raise ValueError(f"This is not a Wan video VAE: load {VAE_FILES[16]} or {VAE_FILES[48]}.")
     stride = vae.spacial_compression_encode()
     if width % stride or height % stride:
         raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
@@ -325,7 +317,44 @@ def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch
     if plan.clean is None:
         return {"samples": empty}
     keyed = _per_frame([frame.needs_clean_latent for frame in plan.schedule.frames], empty)
-    return {"samples": torch.where(keyed, plan.clean.to(empty), empty), KEYFRAMED: True}
+    return {"samples": torch.where(keyed, plan.clean.to(empty), empty), KEYFRAMED: bool(keyed.any())}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The settings of a sampler node.
+
+    Attributes:
+        boundary: sigma below which a low-noise model takes over.
+        start_step, end_step: the part of the sigma grid to sample, as in KSampler (Advanced).
+        leftover_noise: keep the noise of the last sigma where `end_step` stops early.
+    """
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    shift: float
+    denoise: float = 1.0
+    boundary: float = EXPERT_BOUNDARY
+    add_noise: bool = True
+    start_step: int = 0
+    end_step: int | None = None
+    leftover_noise: bool = False
+
+    @property
+    def starts_from_noise(self) -> bool:
+        return self.add_noise and self.start_step == 0 and self.denoise == 1
+
+    def sigmas(self, model: ModelPatcher) -> Tensor:
+        """The grid to sample: Pusa's exact one, or one of ComfyUI's schedulers on a model with the shift."""
+        sigmas = sigma_grid(model, self.scheduler, self.sampler, self.steps, self.shift, self.denoise)
+        if self.end_step is not None and self.end_step < len(sigmas) - 1:
+            sigmas = sigmas[: self.end_step + 1].clone()
+            if not self.leftover_noise:
+                sigmas[-1] = 0
+        return sigmas[self.start_step :]
 
 
 def sigma_grid(model: ModelPatcher, scheduler: str, sampler: str, steps: int, shift: float, denoise: float) -> Tensor:
@@ -340,81 +369,65 @@ def sample_clip(
     model: ModelPatcher,
     positive,
     negative,
-    latent: dict[str, Tensor],
-    *,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    scheduler: str,
-    shift: float,
-    denoise: float = 1.0,
+    latent: dict[str, Any],
+    sampling: Sampling,
     plan: ClipPlan | None = None,
     low_noise_model: ModelPatcher | None = None,
-    boundary: float = EXPERT_BOUNDARY,
-    add_noise: bool = True,
-    start_step: int = 0,
-    end_step: int | None = None,
-    leftover_noise: bool = False,
-) -> dict[str, Tensor]:
-    """Samples a clip, switching to the low-noise model where sigma falls below `boundary`.
+) -> dict[str, Any]:
+    """Samples a clip, switching to the low-noise model where sigma falls below the boundary.
 
     Args:
         latent: ComfyUI's LATENT, samples (B, C, F, H, W).
         plan: a schedule to apply to the models; None takes them as they are.
-        start_step, end_step: the part of the sigma grid to sample, as in KSampler (Advanced).
-        leftover_noise: keep the noise of the last sigma where `end_step` stops early.
 
     Returns:
         The LATENT with new samples.
+
+    Raises:
+        ValueError: the latent is another model's, or its keyframes have no schedule.
     """
     models = [model] if low_noise_model is None else [model, low_noise_model]
-    fresh = add_noise and start_step == 0 and denoise == 1
-    if (
-        plan is None
-        and fresh
-        and latent.get(KEYFRAMED)
-        and not all(KEY in m.model_options["transformer_options"] for m in models)
-    ):
+    if plan is not None:
+        models = [apply_schedule(m, plan) for m in models]
+    elif latent.get(KEYFRAMED) and sampling.starts_from_noise:
+        _require_schedule(models)
+    models = [ModelSamplingSD3().patch(m, sampling.shift)[0] for m in models]
+    ratios = {key: value for key, value in latent.items() if key.startswith("downscale_ratio")}
+    start = samples = comfy.sample.fix_empty_latent_channels(models[0], latent["samples"], **ratios)
+    _check_channels(models[0], start.shape[1])
+    noise = torch.zeros_like(start, device="cpu")
+    if sampling.add_noise:
+        noise = comfy.sample.prepare_noise(start, sampling.seed, latent.get("batch_index"))
+    sigmas, done = sampling.sigmas(models[0]), 0
+    progress = latent_preview.prepare_callback(models[0], max(len(sigmas) - 1, 1))
+    for number, (expert, part) in enumerate(_stages(models, sigmas, sampling.boundary)):
+        if number > 0:
+            noise = _carried_noise(expert, start, samples, float(part[0]))
+        samples = comfy.sample.sample_custom(
+            expert,
+            noise,
+            sampling.cfg,
+            comfy.samplers.sampler_object(sampling.sampler),
+            part,
+            positive,
+            negative,
+            start,
+            noise_mask=latent.get("noise_mask"),
+            callback=_continued(progress, done, len(sigmas) - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=(sampling.seed + number) % 2**64,  # stochastic samplers must not repeat the noise of the stage before
+        )
+        done += len(part) - 1
+    kept = {key: value for key, value in latent.items() if key != KEYFRAMED and key not in ratios}
+    return {**kept, "samples": samples}
+
+
+def _require_schedule(models: list[ModelPatcher]) -> None:
+    if not all(KEY in model.model_options["transformer_options"] for model in models):
         raise ValueError(
             "The latent holds keyframes, but their schedule is not connected, so they would be lost: connect the schedule "
             "output of the Pusa Schedule node to this sampler."
         )
-    if plan is not None:
-        models = [apply_schedule(m, plan) for m in models]
-    models = [ModelSamplingSD3().patch(m, shift)[0] for m in models]
-    sigmas = sigma_grid(models[0], scheduler, sampler, steps, shift, denoise)
-    sigmas = _part(sigmas, start_step, end_step, leftover_noise)
-    samples = comfy.sample.fix_empty_latent_channels(models[0], latent["samples"])
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else None
-    progress = latent_preview.prepare_callback(models[0], max(len(sigmas) - 1, 1))
-    done = 0
-    for number, (patched, part) in enumerate(_stages(models, sigmas, boundary)):
-        samples = comfy.sample.sample_custom(
-            patched,
-            torch.zeros_like(samples, device="cpu") if noise is None else noise,
-            cfg,
-            comfy.samplers.sampler_object(sampler),
-            part,
-            positive,
-            negative,
-            samples,
-            noise_mask=latent.get("noise_mask"),
-            callback=_continued(progress, done, len(sigmas) - 1),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=(seed + number) % 2**64,  # another seed for each stage: stochastic samplers must not repeat their noise
-        )
-        noise, done = None, done + len(part) - 1
-    kept = {key: value for key, value in latent.items() if key != KEYFRAMED and not key.startswith("downscale_ratio")}
-    return {**kept, "samples": samples}
-
-
-def _part(sigmas: Tensor, start_step: int, end_step: int | None, leftover_noise: bool) -> Tensor:
-    if end_step is not None and end_step < len(sigmas) - 1:
-        sigmas = sigmas[: end_step + 1].clone()
-        if not leftover_noise:
-            sigmas[-1] = 0
-    return sigmas[start_step:]
 
 
 def _stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list[tuple[ModelPatcher, Tensor]]:
@@ -424,6 +437,22 @@ def _stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list
     split = int((sigmas[:-1] >= boundary).sum())
     parts = zip(models, (sigmas[: split + 1], sigmas[split:]))
     return [(model, part) for model, part in parts if len(part) > 1]
+
+
+def _carried_noise(model: ModelPatcher, start: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    """The noise that takes the latent a run started from to what an earlier stage left at `sigma`.
+
+    With it a later stage starts like the first, so that a noise mask still keeps the latent's own content.
+    """
+    base, pusa = model.model, model.model_options["transformer_options"].get(KEY)
+    origin = base.process_latent_in(start) if torch.count_nonzero(start) > 0 else start  # as ComfyUI does
+    reached = base.process_latent_in(samples) * (1 - sigma)
+    if pusa is not None:
+        clean = _clean_latents(base, pusa["clean"], len(pusa["schedule"]), start)
+        keyed = _per_frame([frame.needs_clean_latent for frame in pusa["schedule"].frames], clean)
+        origin = torch.where(keyed, clean, origin)
+        reached = to_virtual(reached, clean, _per_frame(coefficients(pusa["schedule"], sigma).scale, clean))
+    return (reached - (1 - sigma) * origin) / sigma
 
 
 def _continued(progress, done: int, total: int):

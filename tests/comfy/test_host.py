@@ -1,5 +1,8 @@
 """The schedule on a real ComfyUI model: batches, areas, windows, stages, masks, clones, interrupts, refusals."""
 
+import sys
+from types import SimpleNamespace
+
 import comfy.context_windows
 import comfy.model_management
 import comfy.sample
@@ -55,7 +58,7 @@ def test_each_clip_of_a_batch_is_as_if_alone(host, wan, text, make_clip, grid):
         assert distance(together[i : i + 1], alone) < 1e-5
 
 
-def test_conds_of_other_lengths_are_run_apart_with_the_same_result(host, wan, text, make_clip, grid):
+def test_conds_run_apart_give_what_they_give_in_one_batch(host, wan, text, make_clip, grid):
     clip = make_clip(wan, KEYFRAMES)
     model = host.apply_schedule(wan, clip.plan)
     shapes = []
@@ -67,9 +70,19 @@ def test_conds_of_other_lengths_are_run_apart_with_the_same_result(host, wan, te
     model.add_wrapper_with_key(host.WrappersMP.APPLY_MODEL, "a test's", spy)
     batched = run(model, clip.latent, text, grid)
     assert set(shapes) == {2}, "cond and uncond in one batch"
-    twice = [[torch.cat([text.positive[0][0]] * 2, 1), {}]]
-    assert torch.isfinite(run(model, clip.latent, text, grid, positive=twice)).all()
-    assert distance(batched, run(model, clip.latent, text, grid)) == 0
+    shapes.clear()
+    apart = wan.clone()
+    apart.model_options["sampler_calc_cond_batch_function"] = one_by_one
+    apart = host.apply_schedule(apart, clip.plan)
+    apart.add_wrapper_with_key(host.WrappersMP.APPLY_MODEL, "a test's", spy)
+    assert distance(run(apart, clip.latent, text, grid), batched) < 1e-5
+    assert set(shapes) == {1}
+
+
+def one_by_one(args):
+    """ComfyUI's way to evaluate conds, for each of them alone."""
+    rest = args["input"], args["sigma"], args["model_options"]
+    return [comfy.samplers.calc_cond_batch(args["model"], [cond], *rest)[0] for cond in args["conds"]]
 
 
 def test_areas_see_their_own_part_of_the_keyframes(host, wan, text, make_clip, grid):
@@ -299,6 +312,19 @@ def test_sequence_parallel_workers_are_refused(host, wan, text, make_clip, grid,
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(RuntimeError, match="sequence parallelism"):
         run(model, clip.latent, text, grid)
+
+
+@pytest.mark.parametrize("ranks, refused", [(2, True), (1, False)])
+def test_xfusers_own_word_on_sequence_parallelism_counts(host, monkeypatch, ranks, refused):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    xfuser = SimpleNamespace(get_sequence_parallel_world_size=lambda: ranks)
+    monkeypatch.setitem(sys.modules, "xfuser.core.distributed", xfuser)
+    if refused:
+        with pytest.raises(RuntimeError, match="sequence parallelism"):
+            host._check_single_rank()
+    else:
+        host._check_single_rank()
 
 
 def test_a_node_that_adds_frames_behind_our_back_is_caught(host, wan, text, make_clip, grid):

@@ -110,21 +110,6 @@ def test_the_demos_strings_make_the_same_schedule(pack, vae):
     assert torch.equal(schedule(pack, vae, chain).args[0]["samples"], schedule(pack, vae, by_hand).args[0]["samples"])
 
 
-@pytest.mark.parametrize("method", ["crop", "letterbox", "stretch"])
-def test_pictures_of_another_size_are_fitted(host, method):
-    wide = torch.zeros(1, 40, 160, 4)
-    wide[:, :, 60:100] = 1.0  # a white square in the middle
-    fitted = host.resize_pictures(wide, 64, 48, method)
-    assert fitted.shape == (1, 48, 64, 3)
-    white = (fitted[0, :, :, 0] > 0.5).float()
-    height, width = white.amax(1).sum().item(), white.amax(0).sum().item()
-    assert (height, width) == {"crop": (48, 48), "letterbox": (16, 16), "stretch": (48, 16)}[method]
-
-
-def test_a_picture_of_the_right_size_is_not_touched(host):
-    assert torch.equal(host.resize_pictures(picture(), 64, 48, "crop"), picture())
-
-
 @pytest.mark.parametrize(
     "options, words",
     [({"length": 10}, "use 9 or 13"), ({"width": 60}, "multiples of 8"), ({"length": -3}, "length from 1")],
@@ -135,9 +120,22 @@ def test_sizes_that_do_not_work_say_why(pack, vae, options, words):
 
 
 def test_another_vae_is_refused(pack, vae, monkeypatch):
-    monkeypatch.setattr(vae, "latent_channels", 4)
+    """HunyuanVideo's has the same 16 channels and strides."""
+    monkeypatch.setattr(vae, "first_stage_model", torch.nn.Module())
     with pytest.raises(ValueError, match="not a Wan video VAE"):
         schedule(pack, vae)
+
+
+def test_the_other_wan_vae_is_named(pack, host, vae, wan_5b, text):
+    latent, plan, *_ = schedule(pack, vae, keyframe(pack, picture())).args
+    words = "latent has 16 channels, but this model takes 48: use wan2.2_vae.safetensors"
+    with pytest.raises(ValueError, match=words):
+        pack.nodes.schedule.PusaApplySchedule.execute(wan_5b, plan)
+    node, settings = pack.nodes.sampling.PusaKSampler, (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
+    for connected in (plan, None):
+        latent["pusa_keyframed"] = False
+        with pytest.raises(ValueError, match=words):
+            node.execute(wan_5b, text.positive, text.negative, latent, *settings, connected)
 
 
 def test_the_5b_models_vae(pack, comfyui, tmp_path):
@@ -183,6 +181,48 @@ def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
     assert output["from a test"] == "kept"
     assert output["samples"].shape == clip.latent["samples"].shape
     assert seen == [(i, 4, 4) for i in range(4)], "one bar over both experts"
+
+
+@pytest.mark.parametrize("scheduler, shift, denoise", [("simple", 8.0, 1.0), ("beta", 5.0, 1.0), ("normal", 3.0, 0.5)])
+def test_without_a_schedule_it_is_the_stock_ksampler(pack, host, wan, text, make_clip, scheduler, shift, denoise):
+    import nodes  # ComfyUI's
+
+    latent = {**make_clip(wan, {}, batch=2, seed=3).latent, "batch_index": [3, 1], "noise_mask": torch.ones(1, 6, 8, 8)}
+    latent["samples"] = latent["samples"] + torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(1))
+    latent["noise_mask"][:, 4] = 0
+    stock = nodes.common_ksampler(
+        host.ModelSamplingSD3().patch(wan, shift)[0], 3, 4, 2.0, "euler", scheduler, text.positive, text.negative, latent,
+        denoise=denoise,
+    )[0]  # fmt: skip
+    ours = pack.nodes.sampling.PusaKSampler.execute(
+        wan, text.positive, text.negative, latent, 3, 4, 2.0, "euler", scheduler, shift, denoise
+    ).args[0]
+    assert torch.equal(ours["samples"], stock["samples"])
+
+
+def test_an_empty_latent_of_a_stock_node_gets_the_models_channels(pack, wan_5b, text):
+    latent = {"samples": torch.zeros(1, 16, 3, 4, 4)}
+    settings = (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
+    output = pack.nodes.sampling.PusaKSampler.execute(wan_5b, text.positive, text.negative, latent, *settings)
+    assert output.args[0]["samples"].shape == (1, 48, 3, 4, 4)
+
+
+@pytest.mark.parametrize("keyframes", [{}, {0: 0.0, 2: 0.3}])
+def test_a_noise_mask_keeps_its_region_through_both_experts(pack, wan, text, make_clip, keyframes):
+    clip = make_clip(wan, keyframes)
+    latent = {**clip.latent, "noise_mask": torch.ones(1, 6, 8, 8)}
+    latent["samples"] = (
+        latent["samples"]
+        + torch.randn(1, 16, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+        * (torch.tensor([i not in keyframes for i in range(6)])[None, None, :, None, None])
+    )
+    latent["noise_mask"][:, 4, :, :4] = 0
+    run = lambda low: pack.nodes.sampling.PusaKSampler.execute(  # noqa: E731
+        wan, text.positive, text.negative, latent, 3, 6, 2.0, "euler", "pusa", 5.0, 1.0, clip.plan, low
+    ).args[0]["samples"]  # fmt: skip
+    one, two = run(None), run(wan)
+    assert (two - latent["samples"])[:, :, 4, :, :4].abs().max() < 1e-5
+    assert ((two - one).norm() / one.norm()) < 1e-5
 
 
 def test_the_second_expert_draws_other_noise_than_the_first(pack, host, wan, text, make_clip, monkeypatch):

@@ -96,11 +96,33 @@ def test_a_clip_without_frames_to_lead_in_repeats_its_first(take):
     assert landed(plan_clip([keyframe], LENGTH, encode)) == {18: (0, 3), 19: (4, 7), 20: (8, 11)}
 
 
-@pytest.mark.parametrize("unit, count, index", [("pixel", 12, -12), ("latent", 3, -3)])
-def test_the_note_speaks_in_the_users_unit(unit, count, index):
-    keyframe = video_keyframes(clip(40), "last", count, unit, "end", 0, "0.2")
+@pytest.mark.parametrize("unit, count", [("pixel", 12), ("latent", 3)])
+def test_the_note_says_where_in_words(unit, count):
+    keyframe = video_keyframes(clip(40), "last", count, unit, "end", 0, "0.2, 0.2, 0.4")
     (note,) = plan_clip([keyframe], LENGTH, encode).notes
-    assert f"a clip at {unit} frame {index}: latent frame 18 (frames 69-72) to latent frame 20" in note
+    where = "latent frame 18 (frames 69-72) to latent frame 20 (frames 77-80)"
+    assert note == f"Keyframe 1, a clip at the end: {where}; noise 0.2, 0.2, 0.4; evolve."
+
+
+def test_a_later_clip_is_led_in_by_up_to_17_frames():
+    pictures = video_keyframes(clip(81), "last", 12, "pixel", "end", 0, "0.2").pictures
+    assert pictures[:, 0, 0, 0].tolist() == list(range(81 - 12 - 17, 81))
+
+
+@pytest.mark.parametrize("place, expected", [("start", {0: (0, 0), 20: (77, 80)}), ("end", {0: (0, 0), 20: (77, 80)})])
+@pytest.mark.parametrize("unit, chosen", [("pixel", "0, 80"), ("latent", "0, 20"), ("pixel", "-81, -1")])
+def test_chosen_frames_of_a_clip_as_long_as_the_new_one_stay_where_they_are(place, expected, unit, chosen):
+    keyframe = video_keyframes(clip(81), "chosen", 1, unit, place, 0, "0.2", chosen=chosen)
+    assert landed(plan_clip([keyframe], LENGTH, encode)) == expected
+
+
+def test_only_what_chosen_frames_need_is_encoded():
+    assert len(video_keyframes(clip(801), "chosen", 1, "pixel", "start", 0, "0.2", chosen="0, 20").pictures) == 21
+
+
+def test_one_chosen_frame_can_become_the_first():
+    keyframe = video_keyframes(clip(81), "chosen", 1, "pixel", "index", 0, "0.2", chosen="40")
+    assert landed(plan_clip([keyframe], LENGTH, encode)) == {0: (40, 40)}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +133,7 @@ def test_chosen_frames_keep_their_distances(place, index, expected):
     keyframe = video_keyframes(clip(43), "chosen", 1, "latent", place, index, "0.3, 0.1, 0.2", chosen="10, 0, 5")
     plan = plan_clip([keyframe], LENGTH, encode)
     assert [f.multiplier for f in plan.schedule.keyframes.values()] == [0.1, 0.2, 0.3]
-    assert "The last 2 frames of its clip are not used" in plan.notes[0]
+    assert "The clip's last 2 frames are not used" in plan.notes[0]
     assert landed(plan) == dict(zip(expected, [(0, 0), (17, 20), (37, 40)]))
 
 
@@ -126,6 +148,9 @@ def test_chosen_frames_keep_their_distances(place, index, expected):
         (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0", chosen="1,1"), "twice"),
         (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0", chosen="3"), "outside the clip"),
         (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "start", 0, "0"), "No chosen frames"),
+        (lambda: video_keyframes(clip(9), "chosen", 1, "latent", "index", 0, "0", chosen="1,2"), "do not fit on frame 0"),
+        (lambda: video_keyframes(clip(8), "chosen", 1, "pixel", "end", 0, "0", chosen="7"), "last 3 frames are not used"),
+        (lambda: video_keyframes(clip(8), "last", 1, "pixel", "end", 0, "0"), "1 frame of a clip cannot.*use 4 or 8"),
         (lambda: video_keyframes(clip(13), "last", 13, "pixel", "start", 0, "0, 0.3"), "2 noise multipliers.*for 4"),
     ],
 )
