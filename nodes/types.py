@@ -29,7 +29,8 @@ def multiplier_input() -> io.Float.Input:
         max=1.0,
         step=0.01,
         tooltip="How much noise the keyframe starts with, as a share of the other frames' noise: 0 keeps the picture "
-        "exactly, 1 gives it no say (with evolve). Recommended: 0.2 for a first image, 0.5 for an end image. More noise gives more motion.",
+        "exactly, 1 gives it no say (with evolve). Recommended: 0.2 for a first image, 0.5 for an end image. More noise "
+        "gives more motion.",
     )
 
 
