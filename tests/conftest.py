@@ -10,9 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The models are tiny: a second thread costs more than it gives, and on a busy machine ten times as much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No time limit for an example on a busy machine; in CI the same examples every time.
+settings.register_profile("pusa", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("pusa")
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

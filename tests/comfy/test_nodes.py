@@ -225,6 +225,15 @@ def test_a_noise_mask_keeps_its_region_through_both_experts(pack, wan, text, mak
     assert ((two - one).norm() / one.norm()) < 1e-5
 
 
+def test_two_experts_take_the_keyframes_from_the_schedule_whatever_the_latent(pack, wan, text, make_clip):
+    clip = make_clip(wan, {0: 0.0, 2: 0.3, 5: (0.5, "hold")})
+    empty = {"samples": torch.zeros_like(clip.latent["samples"])}
+    run = lambda latent: pack.nodes.sampling.PusaKSampler.execute(  # noqa: E731
+        wan, text.positive, text.negative, latent, 3, 6, 2.0, "euler", "pusa", 5.0, 1.0, clip.plan, wan
+    ).args[0]["samples"]  # fmt: skip
+    assert ((run(empty) - run(clip.latent)).norm() / run(clip.latent).norm()) < 1e-5
+
+
 def test_the_second_expert_draws_other_noise_than_the_first(pack, host, wan, text, make_clip, monkeypatch):
     seeds, sample = [], host.comfy.sample.sample_custom
     monkeypatch.setattr(host.comfy.sample, "sample_custom", lambda *a, **k: (seeds.append(k["seed"]), sample(*a, **k))[1])
