@@ -71,9 +71,11 @@ class ClipPlan:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        needs = [i for i, frame in enumerate(self.schedule.frames) if frame.needs_clean_latent]
-        if needs and self.clean is None:
-            raise ValueError(f"Latent frame {needs[0]} of the schedule starts from a picture, but none was given for it.")
+        needs = self.schedule.needs_clean_latent
+        if self.clean is None and any(needs):
+            raise ValueError(
+                f"Latent frame {needs.index(True)} of the schedule starts from a picture, but none was given for it."
+            )
         if self.clean is not None and self.clean.shape[2] != len(self.schedule):
             raise ValueError(f"The schedule has {len(self.schedule)} latent frames, the clean latents {self.clean.shape[2]}.")
 

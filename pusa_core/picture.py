@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .frames import pixel_length, spoken_frames
-from .schedule import FrameMap, FrameSchedule
+from .schedule import ORDINARY, FrameMap, FrameSchedule
 
 WIDTH, MARGIN, LABEL, HEADER = 900, 16, 190, 74
 ROW_HEIGHTS = (8, 26)
@@ -47,9 +47,10 @@ def draw_schedule(schedule: FrameSchedule, sigmas: Sequence[float], notes: Seque
             draw.text((LABEL + column * step + 3, 46), f"{sigma:.2f}", FAINT, normal)
     for number, index in enumerate(rows):
         y = top + number * height
-        _draw_row(draw, y, height, schedule.frames[index], sigmas, step, small)
-        if height >= 12 or schedule.frames[index] in schedule.keyframes.values():
-            draw.text((MARGIN, y + (height - 15) / 2), _label(index, schedule.frames[index]), INK, small)
+        frame = schedule.frames[index]
+        _draw_row(draw, y, height, frame, sigmas, step, small)
+        if height >= 12 or frame != ORDINARY:
+            draw.text((MARGIN, y + (height - 15) / 2), _label(index, frame), INK, small)
     for number, line in enumerate(lines):
         draw.text((MARGIN, top + height * len(rows) + MARGIN + number * text_height), line, INK, normal)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]

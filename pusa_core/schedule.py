@@ -142,6 +142,11 @@ class FrameSchedule:
         """The frames that do not simply follow the sampler, by latent index."""
         return {i: frame for i, frame in enumerate(self.frames) if frame != ORDINARY}
 
+    @property
+    def needs_clean_latent(self) -> list[bool]:
+        """For every latent frame, whether it starts from a given picture."""
+        return [frame.needs_clean_latent for frame in self.frames]
+
     def to_json(self) -> str:
         """The schedule as JSON text that names only its keyframes."""
         keyframes = {str(i): _frame_to_dict(frame) for i, frame in self.keyframes.items()}

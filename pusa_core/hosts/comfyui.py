@@ -158,7 +158,7 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     _check_conds(guider.conds)
     _check_sampler(schedule, executor.class_obj)
     clean = _clean_latents(guider.inner_model, pusa["clean"], len(schedule), latent_image)
-    keyed = _per_frame([frame.needs_clean_latent for frame in schedule.frames], clean)
+    keyed = _per_frame(schedule.needs_clean_latent, clean)
     sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
     scale = _per_frame(coefficients(schedule, sigma_start).scale, clean)
 
@@ -316,7 +316,7 @@ def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch
     empty = LATENT_FORMATS[vae.latent_channels]().process_out(torch.zeros(shape))
     if plan.clean is None:
         return {"samples": empty}
-    keyed = _per_frame([frame.needs_clean_latent for frame in plan.schedule.frames], empty)
+    keyed = _per_frame(plan.schedule.needs_clean_latent, empty)
     return {"samples": torch.where(keyed, plan.clean.to(empty), empty), KEYFRAMED: bool(keyed.any())}
 
 
@@ -449,7 +449,7 @@ def _carried_noise(model: ModelPatcher, start: Tensor, samples: Tensor, sigma: f
     reached = base.process_latent_in(samples) * (1 - sigma)
     if pusa is not None:
         clean = _clean_latents(base, pusa["clean"], len(pusa["schedule"]), start)
-        keyed = _per_frame([frame.needs_clean_latent for frame in pusa["schedule"].frames], clean)
+        keyed = _per_frame(pusa["schedule"].needs_clean_latent, clean)
         origin = torch.where(keyed, clean, origin)
         reached = to_virtual(reached, clean, _per_frame(coefficients(pusa["schedule"], sigma).scale, clean))
     return (reached - (1 - sigma) * origin) / sigma
