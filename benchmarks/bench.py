@@ -13,7 +13,7 @@ RESULTS = Path(__file__).with_name("results.md")
 README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
-from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
+from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get  # noqa: E402
 
 
 def parser(description: str, threads: int) -> argparse.ArgumentParser:

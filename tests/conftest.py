@@ -25,7 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 # Before ComfyUI's folder is on the path: it has a package called `tests` too.
-from tests.comfyui import find_comfyui, how_to_get  # noqa: E402
+from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get  # noqa: E402
 
 COMFYUI = find_comfyui()
 NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")

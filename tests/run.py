@@ -1,7 +1,7 @@
 """Sets up an environment for the tests where needed, then runs them: python3 tests/run.py [pytest arguments]
 
-The environment is .venv in the pack's folder. With a ComfyUI (see tests/comfyui.py) it gets ComfyUI's requirements,
-without one only torch. PUSA_PYTHON=<interpreter> uses that interpreter as it is and installs nothing. Standard
+The environment is .venv in the pack's folder. With a ComfyUI (see pusa_core/hosts/comfyui_folder.py) it gets ComfyUI's
+requirements, without one only torch. PUSA_PYTHON=<interpreter> uses that interpreter as it is and installs nothing. Standard
 library only, Python 3.10 or newer.
 """
 
@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comfyui import PACK, find_comfyui, how_to_get  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pusa_core.hosts.comfyui_folder import PACK, find_comfyui, how_to_get  # noqa: E402
 
 VENV = PACK / ".venv"
 STAMP = VENV / "tests-installed.txt"
@@ -27,7 +27,8 @@ except ModuleNotFoundError:  # Python 3.10
     from pip._vendor import tomli as tomllib
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
-print("\\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
+extras = project["optional-dependencies"]
+print("\\n".join(project["dependencies"] + extras["test"] + extras["train"]))
 """
 
 

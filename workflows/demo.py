@@ -23,7 +23,7 @@ SIZE = {"width": 192, "height": 112, "length": 33}
 def main(arguments: list[str]) -> int:
     folder = Path(arguments[0] if arguments else "demo_output").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    from tests.comfyui import find_comfyui, how_to_get
+    from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get
 
     comfyui = find_comfyui()
     if comfyui is None:

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
+from pusa_core.hosts.comfyui_folder import PACK
 from tests import tiny
-from tests.comfyui import PACK
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 

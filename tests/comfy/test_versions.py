@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.comfyui import PACK
+from pusa_core.hosts.comfyui_folder import PACK
 from tests.versions import oldest_supported, version_of
 
 # What ComfyUI does with a custom node folder, in a process of its own.

@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager
 from typing import Any
 
-from tests.comfyui import PACK
+from pusa_core.hosts.comfyui_folder import PACK
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui import PACK
+from pusa_core.hosts.comfyui_folder import PACK
 from tests.server.page import NoBrowser, open_page
 from tests.server.stand_in import WEIGHTS
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.comfyui import PACK
+from pusa_core.hosts.comfyui_folder import PACK
 from tests.server.server import ExecutionFailed
 from tests.server.stand_in import stand_in
 

@@ -1,11 +1,12 @@
-"""Where ComfyUI is, for the tests and benchmarks that need one. Standard library only."""
+"""Where ComfyUI is, for what runs it from outside: tests, benchmarks, training. Standard library only."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-PACK = Path(__file__).resolve().parent.parent
+PACK = Path(__file__).resolve().parents[2]
 
 
 def find_comfyui() -> Path | None:
@@ -37,3 +38,22 @@ def how_to_get() -> str:
         "'git clone https://github.com/comfyanonymous/ComfyUI ~/comfy/ComfyUI'; "
         "for one that lies elsewhere, set COMFYUI_PATH to its folder."
     )
+
+
+def import_comfyui() -> None:
+    """Makes `import comfy` work, on the CPU when there is no GPU. Does nothing inside a ComfyUI.
+
+    Raises:
+        SystemExit: there is no ComfyUI; the message says how to get one.
+    """
+    if "comfy" in sys.modules:
+        return
+    folder = find_comfyui()
+    if folder is None:
+        sys.exit(f"No ComfyUI was found. {how_to_get()}")
+    import torch
+
+    sys.path.insert(0, str(folder))  # first: this repository has a folder called nodes, too
+    from comfy.cli_args import args
+
+    args.cpu = args.cpu or not torch.cuda.is_available()

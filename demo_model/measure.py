@@ -1,0 +1,155 @@
+"""What a clip shows: where objects of each colour are in every frame, what shape they have, where they go.
+
+The world's colours are far apart, so a pixel belongs to the colour that it is nearest to, or to the background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .world import COLOURS, DIRECTIONS, DISTANCES, SHAPES, Actor, Scene
+
+PRESENT = 25  # pixels of a colour that make an object
+SATURATED = 0.3
+
+
+def colour_masks(frames: Tensor) -> Tensor:
+    """Which pixels have which of the world's colours: frames (T, H, W, 3) in [0, 1] -> (colours, T, H, W), bool."""
+    palette = torch.tensor(list(COLOURS.values()))
+    saturated = frames.amax(-1) - frames.amin(-1) > SATURATED
+    nearest = (_tone(frames)[..., None, :] - _tone(palette)).square().sum(-1).argmin(-1)
+    return torch.stack([(nearest == i) & saturated for i in range(len(palette))])
+
+
+def _tone(rgb: Tensor) -> Tensor:
+    """Colours without their brightness and grey."""
+    chroma = rgb - rgb.amin(-1, keepdim=True)
+    return chroma / chroma.amax(-1, keepdim=True).clamp(min=1e-3)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One colour's object in a clip.
+
+    Attributes:
+        area: (T,) pixels.
+        centre: (T, 2) x and y in pixels; not a number where there is no object.
+        masks: (T, H, W) bool.
+    """
+
+    area: Tensor
+    centre: Tensor
+    masks: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        return self.area >= PRESENT
+
+
+def look_for(frames: Tensor, colour: str) -> Sighting:
+    """The object of a colour in a clip (T, H, W, 3)."""
+    masks = colour_masks(frames)[list(COLOURS).index(colour)]
+    area = masks.sum((1, 2)).float()
+    y, x = torch.meshgrid(torch.arange(masks.shape[1]) + 0.5, torch.arange(masks.shape[2]) + 0.5, indexing="ij")
+    centre = torch.stack([(masks * axis).sum((1, 2)) / area for axis in (x, y)], dim=1)
+    centre[area < PRESENT] = math.nan
+    return Sighting(area, centre, masks)
+
+
+def shape_of(mask: Tensor, turns: int = 1) -> str:
+    """The shape that overlaps a mask (H, W) best when drawn at its centre with its area, in `turns` orientations."""
+    height, width = mask.shape
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    area = mask.sum()
+    dx, dy = x - (mask * x).sum() / area, y - (mask * y).sum() / area
+    best = {}
+    for shape, distance in DISTANCES.items():
+        # a shape's area grows with the square of its radius
+        unit = (distance(*_grid(40), torch.tensor(20.0)) < 0).sum() / 400
+        radius = (area / unit).sqrt()
+        angles = [turn * math.pi / 2 / turns * (4 / 3 if shape == "triangle" else 1) for turn in range(turns)]
+        drawn = [distance(*_turn(dx, dy, angle), radius) < 0 for angle in angles]
+        best[shape] = max(float((d & mask).sum() / (d | mask).sum()) for d in drawn)
+    return max(SHAPES, key=lambda shape: best[shape])
+
+
+def _grid(half: int) -> tuple[Tensor, Tensor]:
+    y, x = torch.meshgrid(torch.arange(-half, half) + 0.5, torch.arange(-half, half) + 0.5, indexing="ij")
+    return x, y
+
+
+def _turn(x: Tensor, y: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a clip shows what its caption says of one object."""
+
+    colour: bool
+    shape: bool
+    direction: bool
+
+    @property
+    def all(self) -> bool:
+        return self.colour and self.shape and self.direction
+
+
+def follows(frames: Tensor, scene: Scene) -> list[Verdict]:
+    """Compares a clip with its caption, object by object: colour there and no other, shape, and direction of motion."""
+    areas = colour_masks(frames).sum((2, 3)).float()  # (colours, T)
+    seen = {colour for colour, area in zip(COLOURS, areas) if (area >= PRESENT).float().mean() > 0.5}
+    wanted = {actor.colour for actor in scene.actors}
+    return [_verdict(look_for(frames, actor.colour), actor, seen == wanted) for actor in scene.actors]
+
+
+def _verdict(sighting: Sighting, actor: Actor, colour: bool) -> Verdict:
+    frames = sighting.present.nonzero().flatten()
+    if len(frames) < 4:
+        return Verdict(False, False, False)
+    turns = 6 if actor.motion == "spins" else 1
+    clear = frames[sighting.area[frames] >= 0.8 * sighting.area[frames].median()]
+    shapes = [shape_of(sighting.masks[i], turns) for i in clear[:: max(1, len(clear) // 5)]]
+    return Verdict(colour, max(set(shapes), key=shapes.count) == actor.shape, _goes(sighting, actor))
+
+
+def _goes(sighting: Sighting, actor: Actor) -> bool:
+    """Whether the object goes the way that its caption says; in place when it says none."""
+    frames = sighting.present.nonzero().flatten()
+    if actor.motion in ("grows", "shrinks"):
+        growth = sighting.area[frames[-3:]].mean() / sighting.area[frames[:3]].mean()
+        return bool(growth > 1.5 if actor.motion == "grows" else growth < 1 / 1.5)
+    if actor.motion == "spins":
+        return bool(velocity(sighting).norm() < 0.5)
+    if actor.motion == "bounces":
+        early = sighting.centre[frames[:4]]
+        step = (early[-1] - early[0]) / (len(early) - 1)
+    else:
+        step = velocity(sighting)
+    along = step @ torch.tensor(DIRECTIONS[actor.direction or "right"], dtype=torch.float32)
+    return bool(along > 0.3 and along > 0.8 * step.norm())
+
+
+def velocity(sighting: Sighting, first: int = 0, last: int | None = None) -> Tensor:
+    """Pixels a frame in x and y, by least squares over the frames where the object is seen; (2,)."""
+    frames = torch.arange(len(sighting.area))[first:last]
+    frames = frames[sighting.present[frames]]
+    time = frames - frames.float().mean()
+    return (time[:, None] * sighting.centre[frames]).sum(0) / time.square().sum()
+
+
+def motion_error(frames: Tensor, scene: Scene, which: slice) -> float:
+    """Mean distance in pixels between the objects and where they should be, over the frames of `which`.
+
+    An object that is not seen counts as far away as the picture is wide.
+    """
+    truth = scene.tracks(len(frames))[:, which, :2]
+    errors = []
+    for actor, path in zip(scene.actors, truth):
+        distance = (look_for(frames, actor.colour).centre[which] - path).norm(dim=1)
+        errors.append(distance.nan_to_num(float(frames.shape[2])))
+    return float(torch.stack(errors).mean())

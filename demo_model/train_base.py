@@ -1,0 +1,199 @@
+"""Trains the small text-to-video Wan: python -m demo_model.train_base [--steps N] [--clips N]
+
+The network is Diffusers' Wan at a small size, with one sigma for each clip as Wan-T2V itself was trained. It is written in
+the original key layout, which ComfyUI's own loader opens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pusa_core.hosts.comfyui_folder import import_comfyui
+from pusa_core.hosts.diffusers import WanTransformer3DModel, sample, save_wan, velocity
+from pusa_core.schedule import FrameSchedule, pusa_sigmas
+from pusa_core.training import add_noise, draw_sigmas
+
+from . import train_vae
+from .loop import train
+from .measure import follows
+from .text import TEXT_DIM, TOKENS, UNIT, WORDS, encode
+from .world import scene
+
+MODELS = Path(__file__).parent / "models"
+VAE = MODELS / "vae/pusa_demo_vae.safetensors"
+BASE = MODELS / "diffusion_models/pusa_demo_t2v.safetensors"
+# One head of 128 channels: the widths that every ComfyUI since 0.8.0 infers from the file.
+CONFIG = {
+    "num_attention_heads": 1,
+    "attention_head_dim": 128,
+    "text_dim": TEXT_DIM,
+    "ffn_dim": 384,
+    "num_layers": 6,
+}
+BATCH = 32
+SHIFT = 3.0
+DROP_TEXT = 0.1
+TRAIN_SEEDS, TEST_SEEDS = 0, 2 * 10**6  # where the seeds of the training and of the test clips start
+
+
+def open_vae(path: Path = VAE) -> nn.Module:
+    vae = train_vae.unstream(train_vae.new_vae())
+    vae.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return vae.requires_grad_(False)
+
+
+def latent_format():
+    """ComfyUI's normalisation of Wan's latents."""
+    import_comfyui()
+    from comfy.latent_formats import Wan21
+
+    return Wan21()
+
+
+def cache_clips(vae: nn.Module, count: int, folder: Path, shard: int = 500) -> Tensor:
+    """The latents of the first `count` training clips as the model sees them, (count, 16, 5, 8, 8), kept in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    form = latent_format()
+    shards, start = [], time.monotonic()
+    for first in range(0, count, shard):
+        path = folder / f"latents_{first}_{shard}.safetensors"
+        if not path.is_file():
+            parts = []
+            for seed in range(first, first + shard, 10):
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                    clips = train_vae.pictures(range(TRAIN_SEEDS + seed, TRAIN_SEEDS + seed + 10))
+                    parts.append(form.process_in(train_vae.encode(vae, clips)[0]).half())
+            save_file({"latents": torch.cat(parts)}, path)
+            print(f"{first + shard} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
+        shards.append(load_file(path)["latents"])
+    return torch.cat(shards)[:count]
+
+
+def captions(count: int) -> Tensor:
+    """The first `count` training captions as embeddings, one index a word: see `embed`."""
+    return torch.stack([_indices(scene(TRAIN_SEEDS + seed).caption) for seed in range(count)])
+
+
+def _indices(caption: str) -> Tensor:
+    """Places of the two units of every token, (TOKENS, 2), or -1: 10,000 embeddings would take 2 GB."""
+    places = torch.full((TOKENS, 2), -1)
+    for i, token in enumerate(encode(caption)[0]):
+        units = token.nonzero().flatten()
+        places[i, : len(units)] = units
+    return places
+
+
+def embed(places: Tensor) -> Tensor:
+    """Embeddings of `captions`' rows: (B, TOKENS, 2) -> (B, TOKENS, TEXT_DIM)."""
+    tokens = torch.zeros(*places.shape[:2], TEXT_DIM)
+    return tokens.scatter_add_(2, places.clamp(min=0), UNIT * (places >= 0))
+
+
+def new_wan() -> WanTransformer3DModel:
+    """An untrained network with Xavier weights; its output starts at zero."""
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(**CONFIG)
+    for module in wan.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    text = wan.condition_embedder.text_embedder.linear_1.weight
+    nn.init.zeros_(text)
+    nn.init.normal_(text[:, : len(WORDS) + 2], std=1 / UNIT)
+    nn.init.xavier_uniform_(wan.patch_embedding.weight.view(wan.patch_embedding.weight.shape[0], -1))
+    nn.init.zeros_(wan.proj_out.weight)
+    return wan
+
+
+def optimizers(wan: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the rest."""
+    matrices = [
+        p for name, p in wan.named_parameters() if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
+    ]
+    rest = [p for p in wan.parameters() if all(p is not m for m in matrices)]
+    return [
+        torch.optim.Muon(matrices, lr=3e-3, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def batch_loss(wan: nn.Module, clean: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+    """Flow matching with one sigma for each clip."""
+    noise = torch.randn(clean.shape, generator=generator)
+    sigmas = torch.stack([draw_sigmas(clean.shape[2], generator, "shared", SHIFT) for _ in clean])
+    with torch.autocast("cpu", torch.bfloat16):
+        v = velocity(wan, add_noise(clean, noise, sigmas), sigmas[:, 0], text)
+    return (v.float() - (noise - clean)).square().mean()
+
+
+def generate(wan: nn.Module, text: Tensor, seed: int, steps: int = 20, cfg: float = 3.0, shift: float = 5.0) -> Tensor:
+    """Text to video: latents (B, 16, 5, 8, 8)."""
+    noise = torch.randn(len(text), 16, 5, 8, 8, generator=torch.Generator().manual_seed(seed))
+    plain = FrameSchedule.build(noise.shape[2])
+    return sample(wan, plain, torch.zeros_like(noise), noise, pusa_sigmas(steps, shift), text, torch.zeros_like(text), cfg)
+
+
+@torch.inference_mode()
+def frame_dependence(wan: nn.Module, clean: Tensor, text: Tensor, sigma: float = 0.8) -> float:
+    """How much frame 0's velocity changes when another noise is in the last frame, relative to its size."""
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.full(clean.shape[:1], sigma)
+    x = add_noise(clean, noise, sigmas[:, None].expand(-1, clean.shape[2]))
+    other = x.clone()
+    other[:, :, -1] = x[:, :, -1].roll(1, 0)
+    v, w = velocity(wan, x, sigmas, text)[:, :, 0], velocity(wan, other, sigmas, text)[:, :, 0]
+    return float((v - w).norm() / v.norm())
+
+
+def evaluate(wan: nn.Module, vae: nn.Module, count: int = 16) -> str:
+    """Generates test captions and says how many objects are as they say."""
+    scenes = [scene(TEST_SEEDS + i, held_out=i % 4 == 0) for i in range(count)]
+    text = torch.cat([encode(s.caption) for s in scenes])
+    latents = generate(wan, text, seed=0)
+    with torch.inference_mode():
+        frames = torch.cat([train_vae.decode(vae, z[None]) for z in latent_format().process_out(latents)])
+    frames = (frames / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)
+    verdicts = [v for f, s in zip(frames, scenes) for v in follows(f, s)]
+    clean = latents.float()
+    n = len(verdicts)
+    told = {what: sum(getattr(v, what) for v in verdicts) / n for what in ("colour", "shape", "direction", "all")}
+    return f"dependence {frame_dependence(wan, clean, text):.3f} " + ", ".join(f"{k} {v:.0%}" for k, v in told.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--clips", type=int, default=8000)
+    parser.add_argument("--vae", type=Path, default=VAE)
+    parser.add_argument("--work", type=Path, default=Path("training"))
+    parser.add_argument("--output", type=Path, default=BASE)
+    args = parser.parse_args()
+    vae = open_vae(args.vae)
+    latents = cache_clips(vae, args.clips, args.work / "clips")
+    texts = captions(args.clips)
+    wan = new_wan()
+
+    def step_loss(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randint(len(latents), (BATCH,), generator=generator)
+        text = embed(texts[chosen])
+        text[torch.rand(BATCH, generator=generator) < DROP_TEXT] = 0
+        return batch_loss(wan, latents[chosen].float(), text, generator)
+
+    mean = train(
+        wan, optimizers(wan), step_loss, args.steps, args.work / "base.pt", decay=0.999, every=500,
+        evaluate=lambda model: evaluate(model, vae),
+    )  # fmt: skip
+    print(evaluate(mean, vae, 100))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save_wan(mean, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""A procedural world of moving shapes: clips with captions and with the truth about every object in every frame.
+
+Each clip shows one or two objects that move, bounce, spin, grow or shrink in front of a background. Everything about a
+clip follows from its seed. Colours are hues 60 degrees apart, so that `demo_model.measure` can find them again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIZE = 64  # pixels
+LENGTH = 17  # pixel frames, 5 latent frames
+EDGE = 1.5  # width of an object's soft edge in pixels
+
+COLOURS = {
+    "red": (0.92, 0.12, 0.12),
+    "yellow": (0.95, 0.90, 0.15),
+    "green": (0.12, 0.80, 0.20),
+    "cyan": (0.15, 0.88, 0.92),
+    "blue": (0.15, 0.25, 0.95),
+    "pink": (0.95, 0.20, 0.85),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+SPEEDS = {"slowly": 1.1, "quickly": 2.1}  # pixels a frame
+BACKGROUNDS = ("plain", "gradient", "stripes")
+MOTIONS = ("moves", "bounces", "spins", "grows", "shrinks")
+BOUNCE_SPEED = 2.6
+SPIN = math.radians(9)  # a frame
+
+# Never together in a training clip: what a model makes of them, it has understood.
+HELD_OUT = {("red", "cross"), ("cyan", "triangle"), ("yellow", "circle"), ("blue", "square")}
+PAIRS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """What one object does: everything that its caption says, and where it starts."""
+
+    colour: str
+    shape: str
+    motion: str
+    direction: str | None = None
+    speed: str | None = None
+    start: tuple[float, float] = (SIZE / 2, SIZE / 2)
+    radius: float = 9.0
+    turn: float = 0.0  # the starting angle
+
+    @property
+    def caption(self) -> str:
+        words = [self.colour, self.shape, self.motion, self.direction, self.speed]
+        return "a " + " ".join(word for word in words if word)
+
+    def track(self, length: int = LENGTH) -> Tensor:
+        """(x, y, radius, angle) in every frame: (length, 4), in pixels and radians."""
+        frame = torch.arange(length, dtype=torch.float32)
+        radius = torch.full_like(frame, self.radius)
+        angle = torch.full_like(frame, self.turn)
+        x, y = (torch.full_like(frame, value) for value in self.start)
+        if self.motion in ("moves", "bounces"):
+            pace = SPEEDS[self.speed] if self.speed else BOUNCE_SPEED
+            dx, dy = DIRECTIONS[self.direction or "right"]
+            x, y = x + dx * pace * frame, y + dy * pace * frame
+        if self.motion == "bounces":
+            x, y = _reflect(x, self.radius), _reflect(y, self.radius)
+        if self.motion == "spins":
+            angle = angle + SPIN * frame
+        if self.motion in ("grows", "shrinks"):
+            share = frame / (length - 1)
+            radius = 6 + 8 * (share if self.motion == "grows" else 1 - share)
+        return torch.stack([x, y, radius, angle], dim=1)
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    kind: str
+    colours: tuple[tuple[float, float, float], tuple[float, float, float]]
+    angle: float = 0.0
+    period: float = 24.0
+
+    @property
+    def caption(self) -> str:
+        return f"on {self.kind}" if self.kind == "stripes" else f"on a {self.kind} background"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip before it is drawn. Actors that come first lie in front."""
+
+    actors: tuple[Actor, ...]
+    backdrop: Backdrop
+
+    @property
+    def caption(self) -> str:
+        return " and ".join(actor.caption for actor in self.actors) + f" {self.backdrop.caption}"
+
+    def tracks(self, length: int = LENGTH) -> Tensor:
+        """(actors, length, 4), see `Actor.track`."""
+        return torch.stack([actor.track(length) for actor in self.actors])
+
+
+def scene(seed: int, held_out: bool = False, motion: str | None = None) -> Scene:
+    """The scene of a seed.
+
+    Args:
+        held_out: whether the first actor's colour and shape are a combination that training never sees.
+        motion: one of `MOTIONS`, or "crosses" for two objects that meet; default: any.
+    """
+    rng = random.Random(f"{seed} {held_out} {motion}")
+    motion = motion or rng.choices([*MOTIONS, "crosses"], weights=[5, 2, 1, 1, 1, 3])[0]
+    pairs = sorted(HELD_OUT) if held_out else [pair for pair in PAIRS if pair not in HELD_OUT]
+    colour, shape = rng.choice([pair for pair in pairs if motion != "spins" or pair[1] != "circle"])
+    if motion != "crosses":
+        return Scene((_actor(rng, colour, shape, motion),), _backdrop(rng))
+    others = [pair for pair in PAIRS if pair not in HELD_OUT and pair[0] != colour]
+    return Scene(_crossing(rng, (colour, shape), rng.choice(others)), _backdrop(rng))
+
+
+def _actor(rng: random.Random, colour: str, shape: str, motion: str) -> Actor:
+    radius = rng.uniform(8, 11)
+    margin = 14.5 if motion in ("grows", "shrinks") else radius + 1
+    turn = rng.uniform(0, math.tau) if motion == "spins" else 0.0
+    direction = rng.choice(list(DIRECTIONS)) if motion in ("moves", "bounces") else None
+    speed = rng.choice(list(SPEEDS)) if motion == "moves" else None
+    x, y = rng.uniform(margin, SIZE - margin), rng.uniform(margin, SIZE - margin)
+    if direction:
+        way = SPEEDS[speed] * (LENGTH - 1) if speed else rng.uniform(0.25, 0.75) * BOUNCE_SPEED * (LENGTH - 1)
+        along = _start_along(rng, radius, way, sum(DIRECTIONS[direction]), bounces=motion == "bounces")
+        x, y = (along, y) if DIRECTIONS[direction][0] else (x, along)
+    return Actor(colour, shape, motion, direction, speed, (x, y), radius, turn)
+
+
+def _start_along(rng: random.Random, radius: float, way: float, sign: int, bounces: bool) -> float:
+    """Where to start so that the object stays in the picture, or meets the wall after `way` pixels."""
+    low, high = radius + 1, SIZE - radius - 1
+    way = min(way, high - low)
+    start = high - way if bounces else rng.uniform(low, high - way)
+    return start if sign > 0 else SIZE - start
+
+
+def _crossing(rng: random.Random, first: tuple[str, str], second: tuple[str, str]) -> tuple[Actor, Actor]:
+    """Two objects that go opposite ways along neighbouring lines and meet on the way."""
+    direction, opposite = rng.choice([("left", "right"), ("right", "left"), ("up", "down"), ("down", "up")])
+    actors = []
+    line = rng.uniform(22, 42)
+    for (colour, shape), way, offset in ((first, direction, -1), (second, opposite, 1)):
+        radius = rng.uniform(8, 10)
+        sign = sum(DIRECTIONS[way])
+        along = radius + 1 + rng.uniform(0, 4)
+        along = along if sign > 0 else SIZE - along
+        across = line + offset * rng.uniform(0, 8)
+        start = (along, across) if DIRECTIONS[way][0] else (across, along)
+        actors.append(Actor(colour, shape, "moves", way, "quickly", start, radius))
+    return actors[0], actors[1]
+
+
+def _backdrop(rng: random.Random) -> Backdrop:
+    kind = rng.choice(BACKGROUNDS)
+    grey = rng.uniform(0.12, 0.5)
+    step = rng.choice((-1, 1)) * rng.uniform(0.08, 0.16)
+    step = -step if not 0.05 < grey + step < 0.6 else step
+    tints = [tuple(level + rng.uniform(-0.04, 0.04) for _ in range(3)) for level in (grey, grey + step)]
+    return Backdrop(kind, (tints[0], tints[1]), rng.uniform(0, math.tau), rng.uniform(18, 32))  # type: ignore[arg-type]
+
+
+def _reflect(position: Tensor, radius: float) -> Tensor:
+    low, high = radius + 1, SIZE - radius - 1
+    span = high - low
+    folded = (position - low) % (2 * span)
+    return low + torch.where(folded > span, 2 * span - folded, folded)
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------------
+
+
+def draw(scenes: Sequence[Scene], length: int = LENGTH, size: int = SIZE) -> Tensor:
+    """The scenes as pictures in [0, 1]: (scenes, length, size, size, 3)."""
+    return torch.stack([_draw(s, length, size) for s in scenes])
+
+
+def _draw(scene: Scene, length: int, size: int) -> Tensor:
+    scale = SIZE / size
+    axis = (torch.arange(size) + 0.5) * scale
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    picture = _draw_backdrop(scene.backdrop, x, y).expand(length, size, size, 3)
+    for actor in reversed(scene.actors):
+        track = actor.track(length)[:, :, None, None]  # (length, 4, 1, 1)
+        px, py, radius, angle = track.unbind(1)
+        dx, dy = x - px, y - py
+        cos, sin = angle.cos(), angle.sin()
+        distance = DISTANCES[actor.shape](cos * dx + sin * dy, cos * dy - sin * dx, radius)
+        cover = (0.5 - distance / (EDGE * scale)).clamp(0, 1)[..., None]
+        picture = picture + cover * (torch.tensor(COLOURS[actor.colour]) - picture)
+    return picture
+
+
+def _draw_backdrop(backdrop: Backdrop, x: Tensor, y: Tensor) -> Tensor:
+    first, second = (torch.tensor(colour) for colour in backdrop.colours)
+    along = (x - SIZE / 2) * math.cos(backdrop.angle) + (y - SIZE / 2) * math.sin(backdrop.angle)
+    if backdrop.kind == "plain":
+        share = torch.zeros_like(x)
+    elif backdrop.kind == "gradient":
+        share = (along / SIZE + 0.5).clamp(0, 1)
+    else:
+        share = 0.5 + 0.5 * (along * math.tau / backdrop.period).sin()
+    return first + share[..., None] * (second - first)
+
+
+def _circle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    return (x.square() + y.square()).sqrt() - r
+
+
+def _square(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    return torch.maximum(x.abs(), y.abs()) - 0.86 * r
+
+
+def _triangle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    return torch.maximum(0.866 * x.abs() - 0.5 * y, y) - 0.6 * r
+
+
+def _cross(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    a, b, arm = x.abs(), y.abs(), 0.38 * r
+    return torch.minimum(torch.maximum(a - arm, b - r), torch.maximum(b - arm, a - r))
+
+
+DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}

@@ -1,0 +1,44 @@
+"""A small model, cached clips and settings for the trainer's tests."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("accelerate", reason="the trainer's packages are not installed: pip install .[train]")
+pytest.importorskip("diffusers", reason="the trainer's packages are not installed: pip install .[train]")
+
+import torch  # noqa: E402
+
+from tests import tiny  # noqa: E402
+from trainer.data import NEGATIVE, save_clip  # noqa: E402
+
+SHAPE = (16, 3, 4, 4)
+TEXT = (8, 64)
+
+
+@pytest.fixture(scope="session")
+def wan_file(tmp_path_factory):
+    """A Wan checkpoint of 0.3 M weights."""
+    return tiny.write_wan(tmp_path_factory.mktemp("model") / "wan.safetensors", dim=64, heads=1, ffn=96, text_dim=TEXT[1])
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Six cached clips."""
+    folder = tmp_path_factory.mktemp("cache")
+    generator = torch.Generator().manual_seed(0)
+    for i in range(6):
+        latent, text = (torch.randn(shape, generator=generator) for shape in (SHAPE, TEXT))
+        save_clip(folder / f"clip{i}.safetensors", latent, text, {"caption": f"clip {i}"})
+    save_clip(folder / f"{NEGATIVE}.safetensors", None, torch.zeros(TEXT), {"caption": ""})
+    return folder
+
+
+@pytest.fixture
+def settings(wan_file, cache, tmp_path):
+    from trainer.train import Settings
+
+    return Settings(
+        wan_file, cache, tmp_path / "run", steps=4, batch=4, micro_batch=2, rank=4, lr=1e-2, dtype="float32",
+        checkpoint_every=2, sample_every=0,
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Training: the objective, resuming, many processes, and the files that come out."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pusa_core.hosts.comfyui_folder import PACK
+from pusa_core.hosts.diffusers import open_wan
+from pusa_core.lora import MODULE_KINDS, fit, read_lora
+from tests import tiny
+from trainer.train import checkpoints, train
+
+
+def same(one, other, **tolerance):
+    a, b = load_file(one), load_file(other)
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], **tolerance)
+
+
+def test_the_loss_falls_on_one_clip(settings, cache, tmp_path):
+    """Ten times the same clip, sigmas and noise: what is learned shows at once."""
+    from accelerate import Accelerator
+
+    from trainer import train as module
+    from trainer.data import ClipCache
+    from trainer.lora import add_lora
+
+    wan = open_wan(settings.model, torch.float32)
+    weights = add_lora(wan, rank=8, seed=0)
+    optimizer = torch.optim.AdamW(weights, lr=1e-2)
+    clips, accelerator = ClipCache(cache), Accelerator(cpu=True)
+    losses = []
+    for _ in range(15):
+        loss = module.samples_loss(wan, clips, settings, range(4), accelerator)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_the_lora_is_trained(settings):
+    before = load_file(settings.model)
+    lora = read_lora(train(settings))
+    assert load_file(settings.model).keys() == before.keys()
+    wan = open_wan(settings.model, torch.float32)
+    shapes = {f"blocks.{i}.{kind}" for i in range(tiny.LAYERS) for kind in MODULE_KINDS}
+    assert set(lora.modules) == shapes
+    assert all(module.up.float().abs().max() > 0 for module in lora.modules.values())
+    assert all(module.rank == 4 and module.scale == 1 for module in lora.modules.values())
+    assert not any("lora" in key for key in wan.state_dict())
+
+
+def test_the_file_is_spelled_as_the_authors_do(settings):
+    path = train(settings)
+    keys = set(load_file(path))
+    assert {"blocks.0.self_attn.q.lora_A.default.weight", "blocks.1.ffn.2.lora_B.default.weight"} <= keys
+    assert len(keys) == 2 * len(MODULE_KINDS) * tiny.LAYERS
+    report = fit(read_lora(path), tiny.lora_modules(64, tiny.LAYERS, 96))
+    assert report.matched == report.total
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
+    whole = train(replace(settings, output=tmp_path / "whole"))
+    train(replace(settings, steps=2))
+    resumed = train(settings)
+    same(whole, resumed, rtol=0, atol=0)
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_used(settings):
+    train(replace(settings, steps=2))
+    (settings.output / "checkpoint-000003.partial").mkdir()
+    assert [path.name for path in checkpoints(settings.output)] == ["checkpoint-000002"]
+    train(settings)
+    assert [path.name for path in checkpoints(settings.output)] == ["checkpoint-000002", "checkpoint-000004"]
+
+
+def test_checkpoints_hold_the_lora_and_not_the_model(settings):
+    train(settings)
+    size = sum(path.stat().st_size for path in checkpoints(settings.output)[-1].rglob("*"))
+    lora = 4 * sum(p.numel() for p in load_file(settings.output / "pusa_lora.safetensors").values())
+    assert size < 3 * lora + 60_000  # the LoRA, AdamW's two moments, and headers
+
+
+def test_another_setting_is_refused_when_going_on(settings):
+    train(replace(settings, steps=2))
+    with pytest.raises(ValueError, match=r"holds a run with rank = 4, but 8 was given"):
+        train(replace(settings, rank=8))
+
+
+def test_a_batch_that_cannot_be_shared(settings):
+    with pytest.raises(ValueError, match="make --batch a multiple of 3"):
+        train(replace(settings, micro_batch=3))
+
+
+def test_clips_of_another_vae_are_refused(settings, tmp_path):
+    wan = tiny.write_wan(tmp_path / "5b.safetensors", channels=48, dim=64, heads=1, ffn=96, text_dim=64)
+    with pytest.raises(ValueError, match="16 channels, but the model takes 48"):
+        train(replace(settings, model=wan))
+
+
+def test_captions_of_another_encoder_are_refused(settings, tmp_path):
+    wan = tiny.write_wan(tmp_path / "wan.safetensors", dim=64, heads=1, ffn=96, text_dim=32)
+    with pytest.raises(ValueError, match="captions have width 64, but the model takes 32"):
+        train(replace(settings, model=wan))
+
+
+def test_the_size_of_micro_batches_and_checkpointing_change_nothing(settings, tmp_path):
+    one = train(replace(settings, output=tmp_path / "one", steps=1, micro_batch=1, checkpointing=False))
+    four = train(replace(settings, output=tmp_path / "four", steps=1, micro_batch=4))
+    same_gradients(one.parent, four.parent)
+
+
+def same_gradients(one, other):
+    """Compares the gradients of a run's first step: AdamW's first moments are a tenth of them."""
+    a, b = (torch.load(checkpoints(run)[0] / "optimizer.bin", weights_only=True)["state"] for run in (one, other))
+    assert a.keys() == b.keys() and len(a) == 2 * len(MODULE_KINDS) * tiny.LAYERS
+    largest = max(float(state["exp_avg"].abs().max()) for state in a.values())
+    assert largest > 1e-5
+    for key in a:
+        torch.testing.assert_close(a[key]["exp_avg"], b[key]["exp_avg"], rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_loss_curves_are_written(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings)
+    events = EventAccumulator(str(settings.output / "log"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert all(event.value > 0 for event in events.Scalars("loss"))
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments, launcher=()):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "trainer", *map(str, arguments)],
+        cwd=PACK, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def options(settings, output, **more):
+    told = {**settings.told(), "output": output, **more}
+    flags = [(f"--{key.replace('_', '-')}", value) for key, value in told.items() if value is not None]
+    return [
+        part
+        for flag, value in flags
+        for part in ([flag if value else f"--no-{flag[2:]}"] if type(value) is bool else [flag, value])
+    ]
+
+
+def test_two_processes_train_as_one_does(settings, tmp_path):
+    settings = replace(settings, steps=1)
+    one = train(replace(settings, output=tmp_path / "one"))
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m")  # fmt: skip
+    done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    same_gradients(one.parent, tmp_path / "two")
+
+
+def test_a_users_mistake_is_one_sentence(settings, tmp_path):
+    done = command("train", *options(settings, tmp_path / "run", cache=tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path} holds no cached clips")
+
+
+def test_image_to_video_models_are_refused(settings, tmp_path):
+    wan = tiny.write_wan(tmp_path / "i2v.safetensors", in_channels=36, dim=64, heads=1, ffn=96, text_dim=64)
+    done = command("train", *options(settings, tmp_path / "run", model=wan))
+    assert done.returncode == 1 and "takes 36 input channels" in done.stderr
+
+
+def test_settings_are_kept_with_the_lora(settings):
+    from safetensors import safe_open
+
+    path = train(settings)
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["training"])["rank"] == 4

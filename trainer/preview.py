@@ -1,0 +1,61 @@
+"""Sample clips while training: image to video from clips of the cache, as animated pictures and in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pusa_core.hosts.diffusers import sample
+from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
+
+from .cache import picture_decoder
+from .data import ClipCache
+
+if TYPE_CHECKING:
+    from .train import Settings
+
+STEPS, CFG, FPS = 10, 3.0, 16
+
+
+class Preview:
+    """Makes the same clips at every call, so that they can be compared."""
+
+    def __init__(self, settings: Settings, vae: Path, clips: ClipCache):
+        self.settings = settings
+        self.vae = vae
+        self.clips = clips
+        self.folder = settings.output / "samples"
+        self.decode: Callable[[Tensor], Tensor] | None = None
+
+    def make(self, accelerator: Any, wan: Any, step: int) -> None:
+        self.decode = self.decode or picture_decoder(self.vae)
+        dtype = getattr(torch, self.settings.dtype)
+        for index in range(min(self.settings.samples, len(self.clips))):
+            with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
+                latent = self._sample(wan, index, accelerator.device)
+            frames = self.decode(latent)
+            save_animation(frames, self.folder / f"{step:06d}_{index}.webp")
+            strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
+            tracker = accelerator.get_tracker("tensorboard", unwrap=True)
+            tracker.add_image(f"sample {index}", strip.numpy(), step, dataformats="HWC")
+
+    def _sample(self, wan: Any, index: int, device: torch.device) -> Tensor:
+        """Image to video from the clip's first latent frame: (C, F, H, W)."""
+        clip = self.clips[index]
+        noise = torch.randn(clip.latent.shape, generator=torch.Generator().manual_seed(index))
+        schedule = FrameSchedule.build(noise.shape[1], {0: FrameMap.line(0.0)})
+        tensors = (clip.latent, noise, clip.text, self.clips.negative())
+        clean, noise, text, negative = (tensor[None].to(device) for tensor in tensors)
+        return sample(wan, schedule, clean, noise, pusa_sigmas(STEPS, self.settings.shift), text, negative, CFG)[0].cpu()
+
+
+def save_animation(frames: Tensor, path: Path, fps: int = FPS) -> None:
+    """Writes pictures (T, H, W, 3) in [0, 1] as an animated WebP."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [Image.fromarray((frame.clamp(0, 1) * 255).byte().numpy()) for frame in frames]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, quality=90)
