@@ -25,8 +25,8 @@ class PusaDemoPrompt(io.ComfyNode):
                     default=EXAMPLE,
                     multiline=True,
                     tooltip="Colours: red, yellow, green, cyan, blue, pink. Shapes: circle, square, triangle, cross. "
-                    "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. End with: "
-                    "on a plain background, on a gradient background, on stripes. Leave empty for a negative prompt.",
+                    "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
+                    "Backgrounds: on a plain background, on a gradient background, on stripes. Empty for a negative prompt.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For the demo model's sampler only.")],

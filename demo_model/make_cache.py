@@ -1,0 +1,30 @@
+"""Writes clips of the world as the trainer caches them: python -m demo_model.make_cache --output training/cache"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.data import NEGATIVE, save_clip
+
+from .text import encode
+from .train_base import VAE, cache_clips, open_vae
+from .world import scene
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--vae", type=Path, default=VAE)
+    parser.add_argument("--work", type=Path, default=Path("training"))
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    latents = cache_clips(open_vae(args.vae), args.clips, args.work / "clips")
+    for seed, latent in enumerate(latents):
+        caption = scene(seed).caption
+        save_clip(args.output / f"{seed:05d}.safetensors", latent, encode(caption)[0], {"caption": caption})
+    save_clip(args.output / f"{NEGATIVE}.safetensors", None, encode("")[0], {"caption": ""})
+
+
+if __name__ == "__main__":
+    main()
