@@ -7,19 +7,14 @@ model can tell which colour belongs to which shape.
 
 from __future__ import annotations
 
-import difflib
-import re
-
 import torch
 from torch import Tensor
 
-from .world import BACKGROUNDS, COLOURS, DIRECTIONS, MOTIONS, SHAPES, SPEEDS
+from .world import SILENT, WORDS, check_word, words_of
 
 TEXT_DIM = 4096  # that of Wan's text encoder
 TOKENS = 12
 UNIT = 10.0
-WORDS = (*COLOURS, *SHAPES, *MOTIONS, *DIRECTIONS, *SPEEDS, *BACKGROUNDS)
-SILENT = {"a", "an", "the", "on", "background"}
 CLAUSES = 2
 
 
@@ -31,26 +26,14 @@ def encode(caption: str) -> Tensor:
     """
     tokens = torch.zeros(1, TOKENS, TEXT_DIM)
     clause = place = 0
-    for word in re.findall(r"[\w'-]+", caption.lower()):
-        if word == "and":
-            clause += 1
-            continue
+    for word in words_of(caption):
+        check_word(word)
+        clause += word == "and"
         if word in SILENT:
             continue
-        if word not in WORDS:
-            raise ValueError(_unknown(word))
         if clause >= CLAUSES or place >= TOKENS:
             raise ValueError(f"The demo model knows at most {CLAUSES} objects and {TOKENS} words; shorten the prompt.")
         tokens[0, place, WORDS.index(word)] = UNIT
         tokens[0, place, len(WORDS) + clause] = UNIT
         place += 1
     return tokens
-
-
-def _unknown(word: str) -> str:
-    near = difflib.get_close_matches(word, WORDS, 1)
-    return (
-        f'The demo model does not know the word "{word[:40]}"{f"; did you mean {near[0]}?" if near else "."} '
-        f"It knows colours ({', '.join(COLOURS)}), shapes ({', '.join(SHAPES)}), motions ({', '.join(MOTIONS)}), "
-        f"directions ({', '.join(DIRECTIONS)}), speeds ({', '.join(SPEEDS)}) and backgrounds ({', '.join(BACKGROUNDS)})."
-    )

@@ -69,7 +69,7 @@ def cache_clips(vae: nn.Module, count: int, folder: Path, shard: int = 500) -> T
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                     clips = train_vae.pictures(range(TRAIN_SEEDS + seed, TRAIN_SEEDS + seed + 10))
                     parts.append(form.process_in(train_vae.encode(vae, clips)[0]).half())
-            save_file({"latents": torch.cat(parts)}, path)
+            save_file({"latents": torch.cat(parts).contiguous()}, path)
             print(f"{first + shard} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
         shards.append(load_file(path)["latents"])
     return torch.cat(shards)[:count]

@@ -173,7 +173,8 @@ def main() -> None:
         evaluate=lambda model: f"{psnr(model).mean():.2f} dB",
     )  # fmt: skip
     normalise(mean, pictures(range(128)))
-    print(f"{psnr(mean):.2f} dB, lowest of {len(TEST_SEEDS)} clips {psnr(mean).min():.2f} dB")
+    decibels = psnr(mean)
+    print(f"{decibels.mean():.2f} dB on {len(decibels)} test clips, the lowest {decibels.min():.2f} dB")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.half().contiguous() for key, value in mean.state_dict().items()}, args.output)
 

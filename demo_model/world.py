@@ -6,10 +6,12 @@ clip follows from its seed. Colours are hues 60 degrees apart, so that `demo_mod
 
 from __future__ import annotations
 
+import difflib
 import math
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"slowly": 1.1, "quickly": 2.1}  # pixels a frame
 BACKGROUNDS = ("plain", "gradient", "stripes")
 MOTIONS = ("moves", "bounces", "spins", "grows", "shrinks")
+SILENT = {"a", "an", "the", "and", "on", "background"}
+WORDS = (*COLOURS, *SHAPES, *MOTIONS, *DIRECTIONS, *SPEEDS, *BACKGROUNDS)
 BOUNCE_SPEED = 2.6
 SPIN = math.radians(9)  # a frame
 
@@ -122,12 +126,65 @@ def scene(seed: int, held_out: bool = False, motion: str | None = None) -> Scene
     return Scene(_crossing(rng, (colour, shape), rng.choice(others)), _backdrop(rng))
 
 
-def _actor(rng: random.Random, colour: str, shape: str, motion: str) -> Actor:
+def scene_of(caption: str, seed: int) -> Scene:
+    """A scene that a caption describes; what it leaves open follows from the seed.
+
+    Raises:
+        ValueError: it has a word that is none of the world's, or more than two objects.
+    """
+    rng = random.Random(seed)
+    backdrop = _backdrop(rng)
+    told = [_told(clause, rng) for clause in re.split(r"\band\b", caption.lower())]
+    if len(told) > 2:
+        raise ValueError(f"The world has at most 2 objects, but {len(told)} are described; take some out.")
+    kinds = [word for word in words_of(caption) if word in BACKGROUNDS]
+    backdrop = replace(backdrop, kind=kinds[-1]) if kinds else backdrop
+    if len(told) == 2:
+        return Scene(_crossing(rng, told[0][:2], told[1][:2], told[0][3]), backdrop)
+    return Scene((_actor(rng, *told[0]),), backdrop)
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[\w'-]+", text.lower())
+
+
+def _told(clause: str, rng: random.Random) -> tuple[str, str, str, str | None, str | None]:
+    """(colour, shape, motion, direction, speed) of one object; what is not told is drawn, the last two are left open."""
+    words = words_of(clause)
+    for word in words:
+        check_word(word)
+    colour, shape, motion, direction, speed = (
+        next((word for word in words if word in known), None) for known in (COLOURS, SHAPES, MOTIONS, DIRECTIONS, SPEEDS)
+    )
+    return colour or rng.choice(list(COLOURS)), shape or rng.choice(SHAPES), motion or "moves", direction, speed
+
+
+def check_word(word: str) -> None:
+    """Refuses a word that the world does not have.
+
+    Raises:
+        ValueError: it is not in `WORDS`; the message lists them.
+    """
+    if word in WORDS or word in SILENT:
+        return
+    near = difflib.get_close_matches(word, WORDS, 1)
+    raise ValueError(
+        f'The demo model does not know the word "{word[:40]}"{f"; did you mean {near[0]}?" if near else "."} '
+        f"It knows colours ({', '.join(COLOURS)}), shapes ({', '.join(SHAPES)}), motions ({', '.join(MOTIONS)}), "
+        f"directions ({', '.join(DIRECTIONS)}), speeds ({', '.join(SPEEDS)}) and backgrounds ({', '.join(BACKGROUNDS)})."
+    )
+
+
+def _actor(
+    rng: random.Random, colour: str, shape: str, motion: str, direction: str | None = None, speed: str | None = None
+) -> Actor:
     radius = rng.uniform(8, 11)
     margin = 14.5 if motion in ("grows", "shrinks") else radius + 1
     turn = rng.uniform(0, math.tau) if motion == "spins" else 0.0
-    direction = rng.choice(list(DIRECTIONS)) if motion in ("moves", "bounces") else None
-    speed = rng.choice(list(SPEEDS)) if motion == "moves" else None
+    drawn = rng.choice(list(DIRECTIONS)) if motion in ("moves", "bounces") else None
+    direction = drawn and (direction or drawn)
+    drawn = rng.choice(list(SPEEDS)) if motion == "moves" else None
+    speed = drawn and (speed or drawn)
     x, y = rng.uniform(margin, SIZE - margin), rng.uniform(margin, SIZE - margin)
     if direction:
         way = SPEEDS[speed] * (LENGTH - 1) if speed else rng.uniform(0.25, 0.75) * BOUNCE_SPEED * (LENGTH - 1)
@@ -144,19 +201,23 @@ def _start_along(rng: random.Random, radius: float, way: float, sign: int, bounc
     return start if sign > 0 else SIZE - start
 
 
-def _crossing(rng: random.Random, first: tuple[str, str], second: tuple[str, str]) -> tuple[Actor, Actor]:
-    """Two objects that go opposite ways along neighbouring lines and meet on the way."""
-    direction, opposite = rng.choice([("left", "right"), ("right", "left"), ("up", "down"), ("down", "up")])
+def _crossing(
+    rng: random.Random, first: tuple[str, str], second: tuple[str, str], way: str | None = None
+) -> tuple[Actor, Actor]:
+    """Two objects that go opposite ways along neighbouring lines and meet on the way; the first goes `way`."""
+    direction = rng.choice(["left", "right", "up", "down"])
+    direction = way or direction
+    opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[direction]
     actors = []
     line = rng.uniform(22, 42)
-    for (colour, shape), way, offset in ((first, direction, -1), (second, opposite, 1)):
+    for (colour, shape), goes, offset in ((first, direction, -1), (second, opposite, 1)):
         radius = rng.uniform(8, 10)
-        sign = sum(DIRECTIONS[way])
+        sign = sum(DIRECTIONS[goes])
         along = radius + 1 + rng.uniform(0, 4)
         along = along if sign > 0 else SIZE - along
         across = line + offset * rng.uniform(0, 8)
-        start = (along, across) if DIRECTIONS[way][0] else (across, along)
-        actors.append(Actor(colour, shape, "moves", way, "quickly", start, radius))
+        start = (along, across) if DIRECTIONS[goes][0] else (across, along)
+        actors.append(Actor(colour, shape, "moves", goes, "quickly", start, radius))
     return actors[0], actors[1]
 
 

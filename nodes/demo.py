@@ -1,13 +1,20 @@
-"""The demo model's text encoder. Everything else about that model is stock."""
+"""The demo model's text encoder, and pictures of its world. Everything else about that model is stock."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..demo_model.text import encode
+from ..demo_model.world import draw, scene_of
 from .types import CATEGORY
 
 EXAMPLE = "a red circle moves right quickly on a gradient background"
+DEMO_CATEGORY = f"{CATEGORY}/demo model"
+WORDS_TOOLTIP = (
+    "Colours: red, yellow, green, cyan, blue, pink. Shapes: circle, square, triangle, cross. "
+    "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
+    "Backgrounds: on a plain background, on a gradient background, on stripes."
+)
 
 
 class PusaDemoPrompt(io.ComfyNode):
@@ -16,7 +23,7 @@ class PusaDemoPrompt(io.ComfyNode):
         return io.Schema(
             node_id="PusaDemoPrompt",
             display_name="Pusa Demo Prompt",
-            category=f"{CATEGORY}/demo model",
+            category=DEMO_CATEGORY,
             description="Text for the small demo model that comes with the pack, pusa_demo_t2v. It knows few words: one or "
             "two objects (a red circle moves right quickly and a blue square moves left quickly) and a background.",
             inputs=[
@@ -24,9 +31,7 @@ class PusaDemoPrompt(io.ComfyNode):
                     "text",
                     default=EXAMPLE,
                     multiline=True,
-                    tooltip="Colours: red, yellow, green, cyan, blue, pink. Shapes: circle, square, triangle, cross. "
-                    "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
-                    "Backgrounds: on a plain background, on a gradient background, on stripes. Empty for a negative prompt.",
+                    tooltip=f"{WORDS_TOOLTIP} Leave it empty for a negative prompt.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For the demo model's sampler only.")],
@@ -37,4 +42,37 @@ class PusaDemoPrompt(io.ComfyNode):
         return io.NodeOutput([[encode(text), {}]])
 
 
-NODES = [PusaDemoPrompt]
+class PusaDemoScene(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaDemoScene",
+            display_name="Pusa Demo Scene",
+            category=DEMO_CATEGORY,
+            description="Draws a clip of the demo model's world, 64x64 and 17 frames: pictures to give the demo model as "
+            "keyframes, and the true clip to compare its video with.",
+            inputs=[
+                io.String.Input("text", default=EXAMPLE, multiline=True, tooltip=WORDS_TOOLTIP),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=True,
+                    tooltip="Where the objects start, how large they are, and the background's shades.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The whole clip, 17 frames."),
+                io.Image.Output(display_name="start_image", tooltip="Its first frame."),
+                io.Image.Output(display_name="end_image", tooltip="Its last frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text: str, seed: int) -> io.NodeOutput:
+        images = draw([scene_of(text, seed)])[0]
+        return io.NodeOutput(images, images[:1], images[-1:])
+
+
+NODES = [PusaDemoPrompt, PusaDemoScene]

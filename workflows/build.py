@@ -57,6 +57,13 @@ DRAWING = (
 CONTINUED = "Describe the scene of the clip and what happens in it. Smooth natural motion, steady camera, cinematic light."
 CAR = "a car turns from gold to white"
 
+# The small model that comes with the pack.
+DEMO = {"unet_name": "pusa_demo_t2v.safetensors", "vae_name": "pusa_demo_vae.safetensors"}
+DEMO_LORA = "pusa_demo_lora.safetensors"
+DEMO_SIZE = {"width": 64, "height": 64, "length": 17}
+DEMO_TEXT = "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background"
+DEMO_ALPHA, DEMO_FPS, DEMO_ZOOM = 1.0, 8.0, 6.0
+
 
 # --- the workflows ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +159,38 @@ def wan22_extension_lightning(w: Workflow) -> None:
     sampled(w, wan22(w, lightning=True), extension(w, "0.2, 0.4, 0.4, 0.4"), CONTINUED, lightning=True)
 
 
+def demo_image_to_video(w: Workflow) -> None:
+    """The first picture of a small scene becomes a video, with the small model that comes with the pack: nothing to
+    download, seconds on a CPU. The same graph works with real Wan models and your own pictures."""
+    scene = demo_scene(w)
+    demo_sampled(w, demo_keyframe(w, "Start", scene["start_image"], frame_index=0))
+
+
+def demo_start_end(w: Workflow) -> None:
+    """The first and the last picture of a small scene become a video that leads from one to the other, with the small
+    model that comes with the pack: nothing to download, seconds on a CPU."""
+    scene = demo_scene(w)
+    start = demo_keyframe(w, "Start", scene["start_image"], frame_index=0)
+    demo_sampled(w, demo_keyframe(w, "End", scene["end_image"], row=1, frame_index=-1, previous=start))
+
+
+def demo_extension(w: Workflow) -> None:
+    """The first 5 frames of a small scene go on with their own motion, with the small model that comes with the pack:
+    nothing to download, seconds on a CPU."""
+    given = {"take": "first", "frame_count": 5, "place": "start", "noise_multipliers": "0"}
+    demo_sampled(w, clip_keyframes(w, demo_scene(w)["images"], "First frames", **given))
+
+
+def demo_text_to_video(w: Workflow) -> None:
+    """A video from text alone, with the small model that comes with the pack: nothing to download, seconds on a CPU."""
+    demo_sampled(w, None)
+
+
 WORKFLOWS = [
+    demo_image_to_video,
+    demo_start_end,
+    demo_extension,
+    demo_text_to_video,
     wan21_image_to_video,
     wan21_start_end,
     wan21_three_keyframes,
@@ -213,6 +251,18 @@ def image_keyframe(w: Workflow, title: str, row: int = 0, **inputs) -> Wire:
     return keyframe["keyframes"]
 
 
+def demo_scene(w: Workflow) -> Node:
+    scene = w.add("PusaDemoScene", text=DEMO_TEXT, seed=0)
+    w.form += [(scene, "text"), (scene, "seed")]
+    return scene
+
+
+def demo_keyframe(w: Workflow, title: str, image: Wire, row: int = 0, **inputs) -> Wire:
+    keyframe = w.add("PusaKeyframe", f"Pusa Keyframe: {title.lower()}", row, image=image, noise_multiplier=0.0, **inputs)
+    w.form.append((keyframe, "noise_multiplier"))
+    return keyframe["keyframes"]
+
+
 def load_clip(w: Workflow, title: str = "Clip", row: int = 0) -> Wire:
     clip = w.add("LoadVideo", title, row, file=CLIP)
     w.form.append((clip, "file"))
@@ -228,7 +278,7 @@ def clip_keyframes(w: Workflow, clip: Wire, title: str, row: int = 0, **inputs) 
 def sampled(
     w: Workflow, models: dict[str, Wire], keyframes: Wire | None, text: str, lightning: bool = False, stock: bool = False
 ) -> None:
-    """The rest of every workflow: text, schedule, sampler, video."""
+    """The rest of every workflow with a real Wan: text, schedule, sampler, video."""
     clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
     vae = w.add("VAELoader", vae_name=VAE)["VAE"]
     positive = w.add("CLIPTextEncode", "Prompt", clip=clip, text=text)
@@ -238,9 +288,29 @@ def sampled(
     steps, cfg = (4, 1.0) if lightning else (10, 3.0)
     sampler = stock_sampler if stock else pusa_sampler
     latent = sampler(w, models, texts, {"vae": vae, "keyframes": keyframes, **SIZE}, steps, cfg)
-    images = w.add("VAEDecode", samples=latent, vae=vae)["IMAGE"]
     given = next((node["fps"] for node in w.nodes if node.kind == "GetVideoComponents"), None)
-    fps = given or (24.0 if "low_noise_model" in models else 25.0)
+    save_video(w, latent, vae, given or (24.0 if "low_noise_model" in models else 25.0))
+
+
+def demo_sampled(w: Workflow, keyframes: Wire | None) -> None:
+    """The rest of every workflow with the demo model, which the loaders find in the pack."""
+    model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
+    pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)
+    vae = w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
+    positive = w.add("PusaDemoPrompt", "Prompt", text=DEMO_TEXT)
+    negative = w.add("PusaDemoPrompt", "Negative prompt", text="")
+    w.form.insert(0, (positive, "text"))
+    w.form.append((pusa, "alpha"))
+    texts = {"positive": positive["conditioning"], "negative": negative["conditioning"]}
+    clip = {"vae": vae, "keyframes": keyframes, **DEMO_SIZE}
+    latent = pusa_sampler(w, {"model": pusa["model"]}, texts, clip, steps=10, cfg=3.0)
+    save_video(w, latent, vae, DEMO_FPS, DEMO_ZOOM)
+
+
+def save_video(w: Workflow, latent: Wire, vae: Wire, fps: float | Wire, zoom: float | None = None) -> None:
+    images = w.add("VAEDecode", samples=latent, vae=vae)["IMAGE"]
+    if zoom is not None:
+        images = w.add("ImageScaleBy", image=images, upscale_method="nearest-exact", scale_by=zoom)["IMAGE"]
     video = w.add("CreateVideo", images=images, fps=fps)["VIDEO"]
     w.add("SaveVideo", video=video, filename_prefix=f"video/pusa_{w.name}")
 
@@ -292,6 +362,11 @@ TIPS = {
 }
 
 
+DEMO_WORDS = "\n\nThe model knows few words; they are listed at *Pusa Demo Prompt* (right-click, *Node Info*)."
+DEMO_GIVEN = (
+    f"{DEMO_WORDS} Write the same text into *Pusa Demo Scene*, which draws the given pictures, and *Pusa Demo Prompt*."
+)
+FIXED_LENGTH = {"LoadImage", "LoadVideo", "PusaDemoPrompt"}  # what a length is not to be played with for
 SHOWN = "The picture on the *Pusa Schedule* node shows where each one went."
 
 
@@ -310,14 +385,17 @@ def note(w: Workflow, about: str) -> str:
         "The video has its frame rate. " + SHOWN,
         None: "",
     }[source]
+    if "PusaDemoPrompt" in kinds:
+        files = "The demo model comes with this pack, and the loaders find it there."
+        given = DEMO_GIVEN if "PusaDemoScene" in kinds else DEMO_WORDS
+        source = "clip" if "PusaVideoKeyframes" in kinds else "image" if "PusaKeyframe" in kinds else None
+    else:
+        files += "\n\nUse text-to-video (T2V) models, not image-to-video ones."
     lightning = "LoraLoaderModelOnly" in kinds
-    tips = [source, "alpha", "lightning" if lightning else "steps", "length" if source is None else None, "seed"]
+    length = "length" if kinds.isdisjoint(FIXED_LENGTH) else None
+    tips = [source, "alpha", "lightning" if lightning else "steps", length, "seed"]
     settings = "\n".join(f"- {TIPS[tip]}" for tip in tips if tip)
-    return (
-        f"{' '.join(about.split())}{given}\n\n"
-        f"## Files\n\n{files}\n\nUse text-to-video (T2V) models, not image-to-video ones.\n\n"
-        f"## Settings to play with\n\n{settings}\n"
-    )
+    return f"{' '.join(about.split())}{given}\n\n## Files\n\n{files}\n\n## Settings to play with\n\n{settings}\n"
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

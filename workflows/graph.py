@@ -156,16 +156,18 @@ GROUPS = (
 )
 PLACES = {
     "models": "UNETLoader LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow CLIPLoader VAELoader",
-    "prompt": "CLIPTextEncode",
-    "pictures": "LoadImage LoadVideo GetVideoComponents",
+    "prompt": "CLIPTextEncode PusaDemoPrompt",
+    "pictures": "LoadImage LoadVideo GetVideoComponents PusaDemoScene",
     "keyframes": "PusaKeyframe PusaVideoKeyframes PusaKeyframesFromText",
     "schedule": "PusaSchedule",
     "sampling": "PusaKSampler PusaSigmas PusaApplySchedule CFGGuider RandomNoise KSamplerSelect SamplerCustomAdvanced",
-    "output": "VAEDecode CreateVideo SaveVideo",
+    "output": "VAEDecode ImageScaleBy CreateVideo SaveVideo",
 }
 # Heights where a node has more to show than its inputs: text, pictures, and what later ComfyUIs add.
 HEIGHTS = {
     "CLIPTextEncode": 170,
+    "PusaDemoPrompt": 170,
+    "PusaDemoScene": 260,
     "LoadImage": 320,
     "LoadVideo": 300,
     "GetVideoComponents": 106,

@@ -16,7 +16,8 @@ from tests.server.server import ExecutionFailed
 from tests.server.stand_in import stand_in
 
 WORKFLOWS = PACK / "workflows"
-NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("wan*.json"))
+DEMOS = sorted(path.stem for path in (WORKFLOWS / "api").glob("demo_*.json"))  # with the model that comes with the pack
 LENGTH = 33
 STEPS = 5  # for the workflows without Lightning, which keep their 4
 SAMPLERS = ("PusaKSampler", "SamplerCustomAdvanced")
@@ -127,6 +128,34 @@ def test_workflow_runs(server, name):
     progress = [(value, most) for node, value, most in run.progress if node == sampler]
     assert [event for event in progress if event[0] > 0] == [(i, steps) for i in range(1, steps + 1)]
     assert run.previews and all(image[:2] == b"\xff\xd8" for image in run.previews)  # JPEG
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_demo_workflow_runs_as_it_is(server, name):
+    run = server.run(read(f"api/{name}.json"))
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved) == (384, 384, 17, 8)
+
+
+@pytest.mark.parametrize(
+    "loader, widget, name",
+    [
+        ("UNETLoader", "unet_name", "pusa_demo_t2v.safetensors"),
+        ("VAELoader", "vae_name", "pusa_demo_vae.safetensors"),
+        ("LoraLoaderModelOnly", "lora_name", "pusa_demo_lora.safetensors"),
+        ("PusaLoraLoader", "lora_name", "pusa_demo_lora.safetensors"),
+    ],
+)
+def test_stock_loaders_find_the_demo_model(server, loader, widget, name):
+    kind, *more = server.object_info(loader)["input"]["required"][widget]
+    assert name in (kind if isinstance(kind, list) else more[0]["options"])
+
+
+def test_a_word_that_the_demo_model_does_not_know(server):
+    prompt = read("api/demo_text_to_video.json")
+    prompt[id_of(prompt, "PusaDemoPrompt")]["inputs"]["text"] = "a purple circle moves left"
+    error = error_of(server, prompt)
+    assert error["exception_message"].startswith('The demo model does not know the word "purple"')
 
 
 def test_latent_frames_given_and_made(server):
