@@ -13,6 +13,9 @@ from __future__ import annotations
 import bench
 
 CLIPS = 32
+SHEET = bench.ROOT / "web" / "pictures" / "demo.png"
+SHEET_TEXT = "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background"
+SHEET_EVERY, SHEET_ZOOM = 2, 2
 PUSA, FIRST_FRAME = "base + Pusa LoRA", "base + LoRA trained with a clean first frame only"
 PINNED, INPAINT = "base, frames pinned, no LoRA", "base, ComfyUI's noise mask"
 NOISES = (0.0, 0.2, 0.5)
@@ -27,6 +30,7 @@ SWEEPS = {
 def main() -> None:
     parser = bench.parser(__doc__, threads=2)
     parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--sheet", action="store_true", help=f"only draw {SHEET.relative_to(bench.ROOT)}, the contact sheet")
     options = parser.parse_args()
     bench.use_comfyui(options)
     import torch
@@ -41,6 +45,8 @@ def main() -> None:
         PUSA: {"lora": LORA},
     }
     with torch.inference_mode():
+        if options.sheet:
+            return draw_sheet(studio, methods, Take)
         parts = [
             tasks_table(studio, methods, options.clips, Take),
             fidelity_table(studio, methods, options.clips, Take),
@@ -129,6 +135,39 @@ def sweep_table(studio, name: str, count: int, Take) -> str:
     for task in ("image to video", "extension"):
         header += [f"{task}: motion error (px)", "permanence"]
     return bench.table(header, rows)
+
+
+def draw_sheet(studio, methods: dict, Take) -> None:
+    """Frames by settings, as a picture: what was given has a white frame."""
+    import torch
+    from PIL import Image, ImageDraw
+
+    from demo_model.studio import TASKS
+    from demo_model.world import draw, scene_of
+
+    clip = scene_of(SHEET_TEXT, 0)
+    rows = [("the true clip", draw([clip])[0], [False] * 5)]
+    tasks = [(task, PUSA, {}) for task in TASKS] + [("image to video", name, {}) for name in (FIRST_FRAME, PINNED, INPAINT)]
+    tasks += [("image to video", f"{PUSA}, alpha {alpha:g}", {"alpha": alpha}) for alpha in (0.5, 2.0)]
+    for task, name, more in tasks:
+        take = Take(task, **{**methods.get(name, methods[PUSA]), **more})
+        latents, plan = studio.latents([clip], take)
+        rows.append((f"{task}: {name}", studio.decode(latents)[0], plan.schedule.needs_clean_latent))
+    frames = range(0, len(rows[0][1]), SHEET_EVERY)
+    side, gap, label = rows[0][1].shape[2] * SHEET_ZOOM, 4, 20
+    sheet = Image.new("RGB", (len(frames) * (side + gap) + gap, len(rows) * (side + label + gap)), (24, 24, 27))
+    pen = ImageDraw.Draw(sheet)
+    for row, (name, pictures, given) in enumerate(rows):
+        top = row * (side + label + gap)
+        pen.text((gap, top + 4), name, fill=(228, 228, 231))
+        for column, frame in enumerate(frames):
+            picture = Image.fromarray((pictures[frame].clamp(0, 1) * 255).to(torch.uint8).numpy()).resize((side, side), 0)
+            left = gap + column * (side + gap)
+            sheet.paste(picture, (left, top + label))
+            if given[(frame + 3) // 4]:
+                pen.rectangle((left, top + label, left + side - 1, top + label + side - 1), outline="white", width=2)
+    sheet.save(SHEET, optimize=True)
+    print(f"Drew {SHEET}")
 
 
 if __name__ == "__main__":

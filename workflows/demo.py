@@ -1,8 +1,8 @@
 """Makes four clips with the shared workflows on a real ComfyUI: python3 workflows/demo.py [output folder]
 
 Sets up its environment like tests/run.py, starts ComfyUI with this pack, runs image to video, start-end, extension and
-text to video on small models in the real file formats, and leaves videos and schedule pictures in demo_output/. The small
-models have random weights: given frames come back, the rest is texture. Without a ComfyUI it draws the schedules only.
+text to video on the small model that comes with the pack, and leaves videos and schedule pictures in demo_output/.
+Without a ComfyUI it draws the schedules only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
-DEMOS = ("wan21_image_to_video", "wan21_start_end", "wan21_extension", "wan21_text_to_video")
-SIZE = {"width": 192, "height": 112, "length": 33}
+DEMOS = ("demo_image_to_video", "demo_start_end", "demo_extension", "demo_text_to_video")
 
 
 def main(arguments: list[str]) -> int:
@@ -37,20 +36,16 @@ def main(arguments: list[str]) -> int:
 
 def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
     """Runs the demos on a ComfyUI of their own and collects what they made."""
-    from tests.server.conftest import write_demos, write_models
     from tests.server.server import ComfyServer
-    from tests.server.stand_in import stand_in
 
     server, made = ComfyServer(comfyui), []
-    write_models(server.base / "models")
-    write_demos(server.base / "input")
     print(f"Starting ComfyUI from {comfyui}", flush=True)
     with server:
         for number, name in enumerate(DEMOS, 1):
             start = time.monotonic()
             print(f"[{number}/{len(DEMOS)}] {name}", end=" ", flush=True)
             prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-            run = server.run(stand_in(prompt, **SIZE))
+            run = server.run(prompt)
             for path in run.files:
                 made.append(
                     Path(shutil.copyfile(path, folder / f"{name}{'_schedule' * (path.suffix == '.png')}{path.suffix}"))

@@ -1,0 +1,52 @@
+"""The model in the box, opened by ComfyUI's own loaders: its files, and what its clips are worth."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from demo_model.studio import BASE, LORA, MODELS, VAE, Studio
+from demo_model.world import draw, scene
+
+TEST = 10**6 + 500  # seeds away from training's
+
+
+@pytest.fixture(scope="module")
+def studio(comfyui):
+    return Studio()
+
+
+def test_the_files_are_small():
+    files = [path for path in MODELS.rglob("*") if path.is_file()]
+    assert {BASE, LORA, VAE} <= set(files)
+    assert sum(path.stat().st_size for path in files) < 20_000_000
+
+
+def decibels(one, other):
+    return -10 * (one - other).square().mean(dim=(1, 2, 3, 4)).log10()
+
+
+def test_the_vae_keeps_pictures(studio, inference_mode):
+    clips = draw([scene(TEST + i, held_out=i % 2 == 0) for i in range(8)])
+    latents = torch.cat([studio.encode(clip) for clip in clips])
+    assert latents.shape == (8, 16, 5, 8, 8)
+    back = studio.decode(latents)
+    assert decibels(back, clips).mean() > 30
+    by_frame = -10 * (back - clips).square().mean(dim=(0, 2, 3, 4)).log10()
+    assert by_frame.min() > by_frame.mean() - 1.5  # no frame is worse: no seams, no drift
+
+
+def test_the_model_sees_latents_of_unit_variance(studio, inference_mode):
+    model = studio.model(None, 1.0).model
+    latents = torch.cat([studio.encode(clip) for clip in draw([scene(TEST + i) for i in range(16)])])
+    std, mean = torch.std_mean(model.process_latent_in(latents), dim=(0, 2, 3, 4))
+    assert (std - 1).abs().max() < 0.2 and mean.abs().max() < 0.2
+
+
+def test_whole_clips_are_what_streamed_ones_are(studio, inference_mode):
+    """Training takes whole clips at once; ComfyUI streams them through its caches."""
+    from demo_model import train_base, train_vae
+
+    clip = draw([scene(TEST)])
+    latent = train_vae.encode(train_base.open_vae(Path(VAE)), clip.permute(0, 4, 1, 2, 3) * 2 - 1)[0]
+    torch.testing.assert_close(latent, studio.encode(clip[0]).float(), rtol=1e-3, atol=1e-2)
