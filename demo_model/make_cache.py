@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data import NEGATIVE, save_clip
+from trainer.data import NEGATIVE, PackedText, save_clip
 
 from .text import encode
 from .train_base import VAE, cache_clips, open_vae
@@ -22,8 +22,8 @@ def main() -> None:
     latents = cache_clips(open_vae(args.vae), args.clips, args.work / "clips")
     for seed, latent in enumerate(latents):
         caption = scene(seed).caption
-        save_clip(args.output / f"{seed:05d}.safetensors", latent, encode(caption)[0], {"caption": caption})
-    save_clip(args.output / f"{NEGATIVE}.safetensors", None, encode("")[0], {"caption": ""})
+        save_clip(args.output / f"{seed:05d}.safetensors", latent, PackedText.pack(encode(caption)[0]), {"caption": caption})
+    save_clip(args.output / f"{NEGATIVE}.safetensors", None, PackedText.pack(encode("")[0]), {"caption": ""})
 
 
 if __name__ == "__main__":

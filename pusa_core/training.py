@@ -6,7 +6,6 @@ Every latent frame of every clip gets a sigma of its own, so the model learns to
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,15 +13,14 @@ from torch import Tensor
 from .schedule import pusa_sigmas
 
 GRID = 1000
-SigmaRule = Literal["independent", "first_frame", "shared"]
-RULES: dict[SigmaRule, str] = {
+RULES = {
     "independent": "every latent frame draws its own (Pusa)",
     "first_frame": "the first latent frame is clean, the others share one (image to video only)",
     "shared": "one for the whole clip (plain text to video)",
 }
 
 
-def draw_sigmas(frames: int, generator: torch.Generator, rule: SigmaRule = "independent", shift: float = 5.0) -> Tensor:
+def draw_sigmas(frames: int, generator: torch.Generator, rule: str = "independent", shift: float = 5.0) -> Tensor:
     """Sigmas for the latent frames of one clip, (F,), uniform over the 1000 points of the shifted grid.
 
     Raises:

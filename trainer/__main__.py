@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pusa_core.training import RULES
 
+from .settings import DTYPES, Settings
+
 HELP = {
     "model": "Wan text-to-video checkpoint: an original or ComfyUI .safetensors file, or a Diffusers folder",
     "cache": "folder that `cache` filled",
@@ -23,7 +25,7 @@ HELP = {
     "shift": "flow shift of the sigma grid",
     "rule": "how sigmas are drawn: " + "; ".join(f"{name}, {what}" for name, what in RULES.items()),
     "seed": "of the LoRA's first weights, the order of clips, sigmas and noise",
-    "dtype": "of the model: bfloat16, float16 or float32",
+    "dtype": "of the model; the LoRA is float32",
     "checkpointing": "gradient checkpointing: less memory, a third more time",
     "checkpoint_every": "steps between checkpoints",
     "sample_every": "steps between sample clips; 0 for none",
@@ -31,7 +33,8 @@ HELP = {
     "keep": "how many checkpoints stay",
     "name": "of the LoRA's file",
 }
-CHOICES: dict[str, list[str]] = {"rule": list(RULES), "dtype": ["bfloat16", "float16", "float32"]}
+NEEDED = ("accelerate", "diffusers", "peft", "tensorboard")
+CHOICES: dict[str, list[str]] = {"rule": list(RULES), "dtype": list(DTYPES)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +56,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    from .train import Settings
-
     for option in fields(Settings):
         flag = "--" + option.name.replace("_", "-")
         if option.type == "bool":
@@ -77,11 +78,13 @@ def main() -> None:
 
             cache(args)
         else:
-            from .train import Settings, train
+            from .train import train
 
             settings = Settings(**{option.name: getattr(args, option.name) for option in fields(Settings)})
             path = train(settings)
             print(f"The LoRA is in {path}.")
+    except ImportError as error:
+        sys.exit(f"error: {error.name or error} is not installed: pip install {' '.join(NEEDED)}")
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,33 @@ class Clip:
     text: Tensor
 
 
-def save_clip(path: Path, latent: Tensor | None, text: Tensor, told: dict[str, str]) -> None:
-    """Writes one clip, whole or not at all. Zeros at the end of the text, which text encoders pad with, take no space."""
-    used = int(text.abs().sum(1).nonzero().max()) + 1 if bool(text.any()) else 1
-    tensors = {"text": text[:used].to(torch.bfloat16).contiguous()}
+@dataclass(frozen=True)
+class PackedText:
+    """A text embedding without the zeros at its end, which text encoders pad with: 512 tokens take 8 MB.
+
+    Attributes:
+        used: (at most L, text width), bf16.
+        length: L.
+    """
+
+    used: Tensor
+    length: int
+
+    @classmethod
+    def pack(cls, text: Tensor) -> PackedText:
+        """text: (L, text width)."""
+        used = int(text.abs().sum(1).nonzero().max()) + 1 if bool(text.any()) else 1
+        return cls(text[:used].to(torch.bfloat16).contiguous(), len(text))
+
+
+def save_clip(path: Path, latent: Tensor | None, text: PackedText, told: dict[str, str]) -> None:
+    """Writes one clip, whole or not at all."""
+    tensors = {"text": text.used}
     if latent is not None:
         tensors["latent"] = latent.half().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={**told, "text_length": str(len(text))})
+    save_file(tensors, partial, metadata={**told, "text_length": str(text.length)})
     partial.replace(path)
 
 
@@ -59,6 +78,10 @@ def read_text(path: Path) -> Tensor:
 class ClipCache:
     """The clips of a cache folder, in a fixed order.
 
+    Attributes:
+        shape: (C, F, H, W) of every latent.
+        digest: of everything that the clips were made from; another one means other clips.
+
     Raises:
         ValueError: the folder holds no cached clips, or clips of different sizes.
     """
@@ -68,20 +91,26 @@ class ClipCache:
         self.paths = sorted(path for path in folder.glob("*.safetensors") if path.stem != NEGATIVE)
         if not self.paths:
             raise ValueError(f"{folder} holds no cached clips: make them with `python -m trainer cache`.")
-        shapes = {self._shape(path): path for path in reversed(self.paths)}
+        shapes: dict[tuple[int, ...], Path] = {}
+        digest = hashlib.sha256()
+        for path in self.paths:
+            shape, told = self._head(path)
+            shapes.setdefault(shape, path)
+            digest.update(f"{path.name} {told.get('key')}\n".encode())
         if len(shapes) > 1:
             (a, first), (b, second) = list(shapes.items())[:2]
             raise ValueError(
                 f"{folder} holds clips of different sizes, {first.name} of {a} and {second.name} of {b} "
-                "(channels, frames, height, width of the latent): cache them with one size and length."
+                "(channels, frames, height, width of the latent): cache them into an empty folder."
             )
         self.shape = next(iter(shapes))
+        self.digest = digest.hexdigest()
 
     @staticmethod
-    def _shape(path: Path) -> tuple[int, ...]:
+    def _head(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
         try:
             with safe_open(path, framework="pt") as file:
-                return tuple(file.get_slice("latent").get_shape())
+                return tuple(file.get_slice("latent").get_shape()), file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"{path} is no cached clip, or damaged ({error}): delete it and cache it again.") from error
 
@@ -93,12 +122,16 @@ class ClipCache:
         with safe_open(path, framework="pt") as file:
             return Clip(file.get_tensor("latent").float(), read_text(path))
 
-    def caption(self, index: int) -> str:
-        return read_told(self.paths[index]).get("caption", "")
-
     def negative(self) -> Tensor:
-        """The negative prompt's embedding, (L, text width)."""
-        return read_text(self.folder / f"{NEGATIVE}.safetensors")
+        """The negative prompt's embedding, (L, text width).
+
+        Raises:
+            ValueError: it is not there.
+        """
+        path = self.folder / f"{NEGATIVE}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, which sample clips need: run `python -m trainer cache` again.")
+        return read_text(path)
 
 
 def sample_index(number: int, clips: int, seed: int) -> int:

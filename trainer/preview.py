@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,30 +14,28 @@ from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
 
 from .cache import picture_decoder
 from .data import ClipCache
-
-if TYPE_CHECKING:
-    from .train import Settings
+from .settings import Settings
 
 STEPS, CFG, FPS = 10, 3.0, 16
 
 
 class Preview:
-    """Makes the same clips at every call, so that they can be compared."""
+    """Makes the same clips at every call, so that they can be compared.
+
+    Raises:
+        ValueError: the VAE is not that of the clips, or the cache has no negative prompt.
+    """
 
     def __init__(self, settings: Settings, vae: Path, clips: ClipCache):
         self.settings = settings
-        self.vae = vae
         self.clips = clips
+        self.negative = clips.negative()
         self.folder = settings.output / "samples"
-        self.decode: Callable[[Tensor], Tensor] | None = None
+        self.decode = picture_decoder(vae, clips.shape[0])
 
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
-        self.decode = self.decode or picture_decoder(self.vae)
-        dtype = getattr(torch, self.settings.dtype)
         for index in range(min(self.settings.samples, len(self.clips))):
-            with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
-                latent = self._sample(wan, index, accelerator.device)
-            frames = self.decode(latent)
+            frames = self.decode(self._sample(wan, index, accelerator.device))
             save_animation(frames, self.folder / f"{step:06d}_{index}.webp")
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
             tracker = accelerator.get_tracker("tensorboard", unwrap=True)
@@ -49,9 +46,12 @@ class Preview:
         clip = self.clips[index]
         noise = torch.randn(clip.latent.shape, generator=torch.Generator().manual_seed(index))
         schedule = FrameSchedule.build(noise.shape[1], {0: FrameMap.line(0.0)})
-        tensors = (clip.latent, noise, clip.text, self.clips.negative())
+        tensors = (clip.latent, noise, clip.text, self.negative)
         clean, noise, text, negative = (tensor[None].to(device) for tensor in tensors)
-        return sample(wan, schedule, clean, noise, pusa_sigmas(STEPS, self.settings.shift), text, negative, CFG)[0].cpu()
+        dtype = getattr(torch, self.settings.dtype)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latent = sample(wan, schedule, clean, noise, pusa_sigmas(STEPS, self.settings.shift), text, negative, CFG)
+        return latent[0].cpu()
 
 
 def save_animation(frames: Tensor, path: Path, fps: int = FPS) -> None:

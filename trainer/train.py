@@ -7,66 +7,30 @@ So a run that was killed goes on as if it had not been, and any number of proces
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from tqdm import tqdm
 
 from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, velocity
-from pusa_core.training import SigmaRule, add_noise, clip_losses, draw_sigmas
+from pusa_core.training import add_noise, clip_losses, draw_sigmas
 
 from .data import ClipCache, sample_index
 from .lora import add_lora, load_lora, lora_state, save_lora
 from .preview import Preview
+from .settings import Settings
 
 CHECKPOINT = "checkpoint-{:06d}"
 SETTINGS = "settings.json"
-MAY_CHANGE = {"steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "checkpointing", "samples", "vae"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is made of; the defaults are the paper's where it names one.
-
-    Attributes:
-        batch: clips for each step, over all processes.
-        micro_batch: clips at once on a device.
-        rank: 512 for the 14B model in the paper.
-        rule: how sigmas are drawn, see `pusa_core.training.RULES`.
-        checkpointing: gradient checkpointing, less memory for a third more time.
-        keep: how many checkpoints stay.
-        samples: clips of the cache that sample clips are made from.
-    """
-
-    model: Path
-    cache: Path
-    output: Path
-    vae: Path | None = None
-    steps: int = 900
-    batch: int = 8
-    micro_batch: int = 1
-    rank: int = 128
-    lr: float = 1e-5
-    weight_decay: float = 0.01
-    shift: float = 5.0
-    rule: SigmaRule = "independent"
-    seed: int = 0
-    dtype: str = "bfloat16"
-    checkpointing: bool = True
-    checkpoint_every: int = 50
-    sample_every: int = 100
-    samples: int = 2
-    keep: int = 2
-    name: str = field(default="pusa_lora")
-
-    def told(self) -> dict[str, Any]:
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+PRECISION = {"bfloat16": "bf16", "float32": "no"}
+PATIENCE = timedelta(hours=6)  # that the other processes have while one makes sample clips
 
 
 def train(settings: Settings) -> Path:
@@ -79,10 +43,12 @@ def train(settings: Settings) -> Path:
     clips = ClipCache(settings.cache)
     accelerator = _accelerator(settings)
     set_seed(settings.seed)
-    if accelerator.is_main_process:
-        _check_settings(settings)
     wan = open_wan(settings.model, getattr(torch, settings.dtype))
     _check_fit(wan, clips)
+    _check_settings(accelerator, settings, clips)
+    preview = None
+    if settings.sample_every and settings.vae is not None and accelerator.is_main_process:
+        preview = Preview(settings, settings.vae, clips)
     weights = add_lora(wan, settings.rank, settings.seed)
     if settings.checkpointing:
         wan.enable_gradient_checkpointing()
@@ -91,37 +57,51 @@ def train(settings: Settings) -> Path:
     _save_only_lora(accelerator)
     first = _resume(accelerator, settings)
     accelerator.init_trackers("log", config={k: v for k, v in settings.told().items() if v is not None})
-    preview = Preview(settings, settings.vae, clips) if settings.sample_every and settings.vae else None
     bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not accelerator.is_main_process)
     for step in bar:
         loss = train_step(accelerator, wan, optimizer, clips, settings, step)
+        if not math.isfinite(loss):
+            raise ValueError(f"The loss of step {step + 1} is {loss}: go on from the last checkpoint with a lower --lr.")
         bar.set_postfix(loss=f"{loss:.4f}")
         accelerator.log({"loss": loss, "lr": settings.lr}, step=step + 1)
         done = step + 1
         if done % settings.checkpoint_every == 0 or done == settings.steps:
             _save(accelerator, wan, settings, done)
-        if preview and (done % settings.sample_every == 0 or done == settings.steps) and accelerator.is_main_process:
+        if done == settings.steps and accelerator.is_main_process:
+            _write_lora(accelerator, wan, settings)
+        if preview and (done % settings.sample_every == 0 or done == settings.steps):
             preview.make(accelerator, accelerator.unwrap_model(wan), done)
         accelerator.wait_for_everyone()
-    path = settings.output / f"{settings.name}.safetensors"
-    if accelerator.is_main_process:
-        told = {"training": json.dumps(settings.told())}
-        save_lora(lora_state(accelerator.unwrap_model(wan)), path, told=told)
+    if first >= settings.steps and accelerator.is_main_process:
+        _write_lora(accelerator, wan, settings)
     accelerator.end_training()
-    return path
+    return _lora_path(settings)
+
+
+def _lora_path(settings: Settings) -> Path:
+    return settings.output / f"{settings.name}.safetensors"
+
+
+def _write_lora(accelerator: Accelerator, wan: Any, settings: Settings) -> None:
+    told = {"training": json.dumps(settings.told())}
+    save_lora(lora_state(accelerator.unwrap_model(wan)), _lora_path(settings), told=told)
 
 
 def _accelerator(settings: Settings) -> Accelerator:
-    processes = PartialState().num_processes
+    processes = PartialState(timeout=PATIENCE).num_processes
     share, rest = divmod(settings.batch, processes * settings.micro_batch)
     if rest or share == 0:
         raise ValueError(
             f"A batch of {settings.batch} clips cannot be shared by {processes} processes in micro-batches of "
             f"{settings.micro_batch}: make --batch a multiple of {processes * settings.micro_batch}."
         )
-    accelerator = Accelerator(gradient_accumulation_steps=share, log_with="tensorboard", project_dir=settings.output)
-    if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read it off
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.micro_batch
+    accelerator = Accelerator(mixed_precision=PRECISION[settings.dtype], log_with="tensorboard", project_dir=settings.output)
+    accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
+    if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read the sizes off
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": settings.micro_batch,
+            "gradient_accumulation_steps": share,
+        }
     return accelerator
 
 
@@ -146,8 +126,7 @@ def samples_loss(wan: Any, clips: ClipCache, settings: Settings, numbers: range,
     drawn = [_draw(clips, settings, number) for number in numbers]
     clean, noise, sigmas, text = (torch.stack(parts).to(accelerator.device) for parts in zip(*drawn))
     dtype = getattr(torch, settings.dtype)
-    with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
-        v = velocity(wan, add_noise(clean, noise, sigmas), sigmas, text)
+    v = velocity(wan, add_noise(clean, noise, sigmas).to(dtype), sigmas, text.to(dtype))
     return clip_losses(v, clean, noise, sigmas, settings.shift).mean()
 
 
@@ -161,6 +140,11 @@ def _draw(clips: ClipCache, settings: Settings, number: int) -> tuple[Tensor, Te
 
 def _check_fit(wan: WanTransformer3DModel, clips: ClipCache) -> None:
     text = clips[0].text.shape[1]
+    if clips.shape[2] % 2 or clips.shape[3] % 2:
+        raise ValueError(
+            f"The cached latents are {clips.shape[3]}x{clips.shape[2]}, but the model takes even sizes: "
+            "cache the clips at another size."
+        )
     if clips.shape[0] != wan.config.in_channels:
         raise ValueError(
             f"The cached latents have {clips.shape[0]} channels, but the model takes {wan.config.in_channels}: "
@@ -176,20 +160,25 @@ def _check_fit(wan: WanTransformer3DModel, clips: ClipCache) -> None:
 # --- checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def _check_settings(settings: Settings) -> None:
-    """A run goes on only with the settings that it began with."""
+def _check_settings(accelerator: Accelerator, settings: Settings, clips: ClipCache) -> None:
+    """A run goes on only with the settings and clips that it began with."""
     path = settings.output / SETTINGS
-    told = settings.told()
     if path.is_file() and checkpoints(settings.output):
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key, value in told.items() if key not in MAY_CHANGE and before.get(key, value) != value]
-        if changed:
-            key = changed[0]
+        key = settings.changed(before)
+        if key is not None:
             raise ValueError(
-                f"{settings.output} holds a run with {key} = {before[key]}, but {told[key]} was given: "
+                f"{settings.output} holds a run with {key} = {before[key]}, but {settings.told()[key]} was given: "
                 "give the same settings to go on with it, or another --output."
             )
-    path.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        if before.get("clips", clips.digest) != clips.digest:
+            raise ValueError(
+                f"{settings.output} holds a run on other clips than {settings.cache} has now: give another --output, "
+                "or put the clips back."
+            )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        path.write_text(json.dumps({**settings.told(), "clips": clips.digest}, indent=2), encoding="utf-8")
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -206,7 +195,8 @@ def _save_only_lora(accelerator: Accelerator) -> None:
         weights.clear()
 
     def load(models: list[Any], folder: str) -> None:
-        load_lora(accelerator.unwrap_model(models.pop()), Path(folder) / "lora.safetensors")
+        if models:  # DeepSpeed has read its own checkpoint by then
+            load_lora(accelerator.unwrap_model(models.pop()), Path(folder) / "lora.safetensors")
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
@@ -230,12 +220,18 @@ def _save(accelerator: Accelerator, wan: Any, settings: Settings, step: int) -> 
 
 
 def _resume(accelerator: Accelerator, settings: Settings) -> int:
-    """Loads the newest checkpoint, if there is one, and returns the step to go on from."""
+    """Loads the newest checkpoint, if there is one, and returns the step to go on from.
+
+    Raises:
+        ValueError: the processes do not see the same one.
+    """
     found = checkpoints(settings.output)
+    newest = found[-1].name if found else ""
+    if len(set(gather_object([newest]))) > 1:
+        raise ValueError(f"Not all processes see the same checkpoints: --output {settings.output} must be on a shared disk.")
     if not found:
         return 0
     deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
     accelerator.load_state(str(found[-1]), **({"load_module_strict": False} if deepspeed else {}))
-    step = int(found[-1].name.rpartition("-")[2])
-    accelerator.print(f"Going on from step {step}.")
-    return step
+    accelerator.print(f"Going on from {newest}.")
+    return int(newest.rpartition("-")[2])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -77,11 +77,7 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     if not (patch and head and ffn):
         raise ValueError("This file is no Wan checkpoint (patch_embedding, blocks or head are missing): choose a Wan model.")
     dim, channels = patch[0], head[0] // 4
-    if patch[1] != channels:
-        raise ValueError(
-            f"This Wan checkpoint takes {patch[1]} input channels, so it is an image-to-video or control model: "
-            f"Pusa is trained on text-to-video (T2V) checkpoints, which take {channels}."
-        )
+    _check_text_to_video(patch[1], channels)
     told = json.loads(metadata.get("config", "{}")).get("transformer", {})
     heads = told.get("num_heads", dim // 128)
     return {
@@ -96,6 +92,14 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     }
 
 
+def _check_text_to_video(in_channels: int, out_channels: int) -> None:
+    if in_channels != out_channels:
+        raise ValueError(
+            f"This Wan checkpoint takes {in_channels} input channels, so it is an image-to-video or control model: "
+            f"Pusa works on text-to-video (T2V) checkpoints, which take {out_channels}."
+        )
+
+
 def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer3DModel:
     """Opens a Wan text-to-video checkpoint of any size: an original or ComfyUI safetensors file, or a Diffusers folder.
 
@@ -106,9 +110,28 @@ def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransf
     """
     path = Path(path)
     if path.is_dir():
-        return WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
+        return _open_folder(path, dtype)
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(f"{path} is not a safetensors file or a Diffusers folder: give a Wan text-to-video checkpoint.")
+    try:
+        return _open_file(path, dtype)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged or cut off ({error}): download it again.") from error
+
+
+def _open_folder(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The folder of a transformer, or of a pipeline that has one."""
+    if (path / "model_index.json").is_file():
+        path = path / "transformer"
+    try:
+        wan = WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a folder of Diffusers' Wan, or incomplete ({error}).") from error
+    _check_text_to_video(wan.config.in_channels, wan.config.out_channels)
+    return wan
+
+
+def _open_file(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
     with safe_open(path, framework="pt") as file:
         names = {PREFIX.sub("", key): key for key in file.keys()}  # noqa: SIM118
         config = wan_config(

@@ -13,7 +13,7 @@ from demo_model.studio import VAE, Studio  # noqa: E402
 from demo_model.text import encode  # noqa: E402
 from demo_model.world import draw, scene  # noqa: E402
 from trainer import cache as caching  # noqa: E402
-from trainer.data import ClipCache  # noqa: E402
+from trainer.data import ClipCache, PackedText  # noqa: E402
 
 
 def write_video(path, frames, fps=16):
@@ -40,12 +40,14 @@ def videos(tmp_path):
 @pytest.fixture
 def options(videos, tmp_path, monkeypatch, comfyui):
     # Wan's text encoder has one size, 5.7 billion weights: the demo model's stands in for it.
-    monkeypatch.setattr(caching, "_encode_texts", lambda path, texts: {text: encode(text)[0] for text in texts})
+    monkeypatch.setattr(
+        caching, "_encode_texts", lambda path, texts: {text: PackedText.pack(encode(text)[0]) for text in texts}
+    )
     return Namespace(
         clips=videos,
         output=tmp_path / "cache",
         vae=VAE,
-        text_encoder="none",
+        text_encoder=VAE,
         length=17,
         width=64,
         height=64,
@@ -65,7 +67,7 @@ def test_videos_become_latents(options, inference_mode):
     assert clips[1].text.equal(encode(scene(1).caption)[0])
     assert not clips.negative().any()
 
-    back = caching.picture_decoder(VAE)(clips[1].latent)
+    back = caching.picture_decoder(VAE, 16)(clips[1].latent)
     assert -10 * (back - draw([scene(1)])[0]).square().mean().log10() > 25
 
 
@@ -91,15 +93,31 @@ def test_a_short_clip_is_left_out_and_named(options, videos, capsys, inference_m
     assert "broken.mp4 cannot be read" in said
 
 
-@pytest.mark.parametrize("wrong, said", [({"length": 16}, "not 4n\\+1"), ({"width": 60}, "multiples of 8")])
+@pytest.mark.parametrize("wrong, said", [({"length": 16}, "not 4n\\+1"), ({"width": 72}, "multiples of 16: use 64x64|80x64")])
 def test_sizes_that_the_vae_cannot_take(options, wrong, said):
     with pytest.raises(ValueError, match=said):
         caching.main(Namespace(**{**vars(options), **wrong}))
 
 
-def test_two_clips_of_one_name(options, videos):
-    (videos / "more").mkdir()
-    (videos / "more" / "0.mp4").write_bytes((videos / "0.mp4").read_bytes())
-    (videos / "more" / "0.txt").write_text("a red circle", encoding="utf-8")
-    with pytest.raises(ValueError, match="Two clips are called 0"):
+def test_nothing_could_be_cached(options, videos, inference_mode):
+    for path in videos.glob("*.mp4"):
+        path.write_bytes(b"not a video")
+    with pytest.raises(ValueError, match="No clip could be cached"):
         caching.main(options)
+
+
+def test_a_rate_that_the_video_does_not_have(videos, comfyui):
+    with pytest.raises(ValueError, match="16 frames a second, fewer than --fps 24"):
+        caching.read_clip(videos / "0.mp4", 9, 64, 64, 24)
+
+
+def test_clips_of_removed_videos_are_named(options, videos, capsys, inference_mode):
+    caching.main(options)
+    (videos / "0.mp4").unlink()
+    caching.main(options)
+    assert "1 cached clips are of no video" in capsys.readouterr().out
+
+
+def test_missing_files_are_named(options, tmp_path):
+    with pytest.raises(ValueError, match="nowhere.safetensors is not there"):
+        caching.main(Namespace(**{**vars(options), "vae": tmp_path / "nowhere.safetensors"}))

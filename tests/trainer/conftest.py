@@ -10,7 +10,7 @@ pytest.importorskip("diffusers", reason="the trainer's packages are not installe
 import torch  # noqa: E402
 
 from tests import tiny  # noqa: E402
-from trainer.data import NEGATIVE, save_clip  # noqa: E402
+from trainer.data import NEGATIVE, PackedText, save_clip  # noqa: E402
 
 SHAPE = (16, 3, 4, 4)
 TEXT = (8, 64)
@@ -29,14 +29,23 @@ def cache(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     for i in range(6):
         latent, text = (torch.randn(shape, generator=generator) for shape in (SHAPE, TEXT))
-        save_clip(folder / f"clip{i}.safetensors", latent, text, {"caption": f"clip {i}"})
-    save_clip(folder / f"{NEGATIVE}.safetensors", None, torch.zeros(TEXT), {"caption": ""})
+        save_clip(folder / f"clip{i}.safetensors", latent, PackedText.pack(text), {"caption": f"clip {i}"})
+    save_clip(folder / f"{NEGATIVE}.safetensors", None, PackedText.pack(torch.zeros(TEXT)), {"caption": ""})
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_accelerate():
+    """Accelerate keeps one state for a process, whose precision cannot change."""
+    from accelerate.state import AcceleratorState
+
+    yield AcceleratorState._reset_state
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture
 def settings(wan_file, cache, tmp_path):
-    from trainer.train import Settings
+    from trainer.settings import Settings
 
     return Settings(
         wan_file, cache, tmp_path / "run", steps=4, batch=4, micro_batch=2, rank=4, lr=1e-2, dtype="float32",
