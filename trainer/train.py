@@ -88,7 +88,8 @@ def _write_lora(accelerator: Accelerator, wan: Any, settings: Settings) -> None:
 
 
 def _accelerator(settings: Settings) -> Accelerator:
-    processes = PartialState(timeout=PATIENCE).num_processes
+    cpu = not torch.accelerator.is_available()
+    processes = PartialState(cpu=cpu, timeout=PATIENCE).num_processes
     share, rest = divmod(settings.batch, processes * settings.micro_batch)
     if rest or share == 0:
         raise ValueError(

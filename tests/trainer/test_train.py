@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -231,13 +232,20 @@ def options(settings, output, **more):
     ]
 
 
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
 def test_two_processes_train_as_one_does(settings, tmp_path):
     settings = replace(settings, steps=2, lr=1e-4, micro_batch=1)
     one = train(replace(settings, output=tmp_path / "one"))
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m")  # fmt: skip
+    launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
     done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
     assert done.returncode == 0, done.stderr
+    states = list(checkpoints(tmp_path / "two")[-1].glob("random_states_*.pkl"))
+    assert len(states) == 2, "they did not train together"
     same_gradients(one.parent, tmp_path / "two")
 
 
