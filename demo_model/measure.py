@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .world import COLOURS, DIRECTIONS, DISTANCES, SHAPES, Actor, Scene
 
+# the turn after which a shape looks the same
+SYMMETRY = {"circle": math.tau, "bar": math.pi, "triangle": math.tau / 3, "cross": math.pi / 2}
 PRESENT = 25  # pixels of a colour that make an object
 SATURATED = 0.3
 
@@ -71,7 +73,7 @@ def shape_of(mask: Tensor, turns: int = 1) -> str:
         # a shape's area grows with the square of its radius
         unit = (distance(*_grid(40), torch.tensor(20.0)) < 0).sum() / 400
         radius = (area / unit).sqrt()
-        angles = [turn * math.pi / 2 / turns * (4 / 3 if shape == "triangle" else 1) for turn in range(turns)]
+        angles = [SYMMETRY[shape] * turn / turns for turn in range(turns)]
         drawn = [distance(*_turn(dx, dy, angle), radius) < 0 for angle in angles]
         best[shape] = max(float((d & mask).sum() / (d | mask).sum()) for d in drawn)
     return max(SHAPES, key=lambda shape: best[shape])
@@ -111,7 +113,7 @@ def _verdict(sighting: Sighting, actor: Actor, colour: bool) -> Verdict:
     frames = sighting.present.nonzero().flatten()
     if len(frames) < 4:
         return Verdict(False, False, False)
-    turns = 6 if actor.motion == "spins" else 1
+    turns = 8 if actor.motion == "spins" else 1
     clear = frames[sighting.area[frames] >= 0.8 * sighting.area[frames].median()]
     shapes = [shape_of(sighting.masks[i], turns) for i in clear[:: max(1, len(clear) // 5)]]
     return Verdict(colour, max(set(shapes), key=shapes.count) == actor.shape, _goes(sighting, actor))

@@ -1,6 +1,6 @@
 """The demo model's words as text embeddings, in the shape of the ones that Wan takes from its text encoder.
 
-A caption is one or two clauses, `a red circle moves right quickly and a blue square moves left quickly`, and a background,
+A caption is one or two clauses, `a red circle moves right quickly and a blue bar moves left quickly`, and a background,
 `on a gradient background`. Each word becomes one token: a unit at the word's own place and one at its clause's, so the
 model can tell which colour belongs to which shape.
 """

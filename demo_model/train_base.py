@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pusa_core.hosts.comfyui_folder import import_comfyui
-from pusa_core.hosts.diffusers import WanTransformer3DModel, sample, save_wan, velocity
+from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, sample, save_wan, velocity
 from pusa_core.schedule import FrameSchedule, pusa_sigmas
 from pusa_core.training import add_noise, draw_sigmas
 
@@ -170,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--clips", type=int, default=8000)
+    parser.add_argument("--start", type=Path, help="weights to begin with, of this size; default: none")
     parser.add_argument("--vae", type=Path, default=VAE)
     parser.add_argument("--work", type=Path, default=Path("training"))
     parser.add_argument("--output", type=Path, default=BASE)
@@ -177,7 +178,7 @@ def main() -> None:
     vae = open_vae(args.vae)
     latents = cache_clips(vae, args.clips, args.work / "clips")
     texts = captions(args.clips)
-    wan = new_wan()
+    wan = open_wan(args.start, torch.float32) if args.start else new_wan()
 
     def step_loss(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 SIZE = 64  # pixels
 LENGTH = 17  # pixel frames, 5 latent frames
-EDGE = 1.5  # width of an object's soft edge in pixels
+EDGE = 2.0  # width of an object's soft edge in pixels
 
 COLOURS = {
     "red": (0.92, 0.12, 0.12),
@@ -28,18 +28,18 @@ COLOURS = {
     "blue": (0.15, 0.25, 0.95),
     "pink": (0.95, 0.20, 0.85),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("circle", "bar", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": 1.1, "quickly": 2.1}  # pixels a frame
+SPEEDS = {"slowly": 1.0, "quickly": 1.9}  # pixels a frame
 BACKGROUNDS = ("plain", "gradient", "stripes")
 MOTIONS = ("moves", "bounces", "spins", "grows", "shrinks")
 SILENT = {"a", "an", "the", "and", "on", "background"}
 WORDS = (*COLOURS, *SHAPES, *MOTIONS, *DIRECTIONS, *SPEEDS, *BACKGROUNDS)
-BOUNCE_SPEED = 2.6
+BOUNCE_SPEED = 2.4
 SPIN = math.radians(9)  # a frame
 
 # Never together in a training clip: what a model makes of them, it has understood.
-HELD_OUT = {("red", "cross"), ("cyan", "triangle"), ("yellow", "circle"), ("blue", "square")}
+HELD_OUT = {("red", "cross"), ("cyan", "triangle"), ("yellow", "circle"), ("blue", "bar")}
 PAIRS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
@@ -53,7 +53,7 @@ class Actor:
     direction: str | None = None
     speed: str | None = None
     start: tuple[float, float] = (SIZE / 2, SIZE / 2)
-    radius: float = 9.0
+    radius: float = 12.0
     turn: float = 0.0  # the starting angle
 
     @property
@@ -77,7 +77,7 @@ class Actor:
             angle = angle + SPIN * frame
         if self.motion in ("grows", "shrinks"):
             share = frame / (length - 1)
-            radius = 6 + 8 * (share if self.motion == "grows" else 1 - share)
+            radius = 7 + 8 * (share if self.motion == "grows" else 1 - share)
         return torch.stack([x, y, radius, angle], dim=1)
 
 
@@ -178,8 +178,8 @@ def check_word(word: str) -> None:
 def _actor(
     rng: random.Random, colour: str, shape: str, motion: str, direction: str | None = None, speed: str | None = None
 ) -> Actor:
-    radius = rng.uniform(8, 11)
-    margin = 14.5 if motion in ("grows", "shrinks") else radius + 1
+    radius = rng.uniform(10.5, 13.5)
+    margin = _margin(15 if motion in ("grows", "shrinks") else radius)
     turn = rng.uniform(0, math.tau) if motion == "spins" else 0.0
     drawn = rng.choice(list(DIRECTIONS)) if motion in ("moves", "bounces") else None
     direction = drawn and (direction or drawn)
@@ -193,9 +193,14 @@ def _actor(
     return Actor(colour, shape, motion, direction, speed, (x, y), radius, turn)
 
 
+def _margin(radius: float) -> float:
+    """How near to the picture's edge an object's centre may come: a bar is the longest."""
+    return 1.15 * radius + 0.5
+
+
 def _start_along(rng: random.Random, radius: float, way: float, sign: int, bounces: bool) -> float:
     """Where to start so that the object stays in the picture, or meets the wall after `way` pixels."""
-    low, high = radius + 1, SIZE - radius - 1
+    low, high = _margin(radius), SIZE - _margin(radius)
     way = min(way, high - low)
     start = high - way if bounces else rng.uniform(low, high - way)
     return start if sign > 0 else SIZE - start
@@ -209,13 +214,13 @@ def _crossing(
     direction = way or direction
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[direction]
     actors = []
-    line = rng.uniform(22, 42)
+    line = rng.uniform(24, 40)
     for (colour, shape), goes, offset in ((first, direction, -1), (second, opposite, 1)):
-        radius = rng.uniform(8, 10)
+        radius = rng.uniform(9.5, 11.5)
         sign = sum(DIRECTIONS[goes])
-        along = radius + 1 + rng.uniform(0, 4)
+        along = _margin(radius) + rng.uniform(0, 3)
         along = along if sign > 0 else SIZE - along
-        across = line + offset * rng.uniform(0, 8)
+        across = line + offset * rng.uniform(4, 9)
         start = (along, across) if DIRECTIONS[goes][0] else (across, along)
         actors.append(Actor(colour, shape, "moves", goes, "quickly", start, radius))
     return actors[0], actors[1]
@@ -231,7 +236,7 @@ def _backdrop(rng: random.Random) -> Backdrop:
 
 
 def _reflect(position: Tensor, radius: float) -> Tensor:
-    low, high = radius + 1, SIZE - radius - 1
+    low, high = _margin(radius), SIZE - _margin(radius)
     span = high - low
     folded = (position - low) % (2 * span)
     return low + torch.where(folded > span, 2 * span - folded, folded)
@@ -277,8 +282,8 @@ def _circle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     return (x.square() + y.square()).sqrt() - r
 
 
-def _square(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    return torch.maximum(x.abs(), y.abs()) - 0.86 * r
+def _bar(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    return torch.maximum(x.abs() - 1.15 * r, y.abs() - 0.5 * r)
 
 
 def _triangle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
@@ -290,4 +295,4 @@ def _cross(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(a - arm, b - r), torch.maximum(b - arm, a - r))
 
 
-DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
+DISTANCES = {"circle": _circle, "bar": _bar, "triangle": _triangle, "cross": _cross}

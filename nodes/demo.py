@@ -11,7 +11,7 @@ from .types import CATEGORY
 EXAMPLE = "a red circle moves right quickly on a gradient background"
 DEMO_CATEGORY = f"{CATEGORY}/demo model"
 WORDS_TOOLTIP = (
-    "Colours: red, yellow, green, cyan, blue, pink. Shapes: circle, square, triangle, cross. "
+    "Colours: red, yellow, green, cyan, blue, pink. Shapes: circle, bar, triangle, cross. "
     "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
     "Backgrounds: on a plain background, on a gradient background, on stripes."
 )
@@ -25,7 +25,7 @@ class PusaDemoPrompt(io.ComfyNode):
             display_name="Pusa Demo Prompt",
             category=DEMO_CATEGORY,
             description="Text for the small demo model that comes with the pack, pusa_demo_t2v. It knows few words: one or "
-            "two objects (a red circle moves right quickly and a blue square moves left quickly) and a background.",
+            "two objects (a red circle moves right quickly and a blue bar moves left quickly) and a background.",
             inputs=[
                 io.String.Input(
                     "text",
