@@ -35,13 +35,14 @@ def main() -> None:
     bench.use_comfyui(options)
     import torch
 
-    from demo_model.studio import LORA, MODELS, Studio, Take
+    from demo_model import FIRST_FRAME_LORA, LORA
+    from demo_model.studio import Studio, Take
 
     studio = Studio()
     methods = {
         PINNED: {"lora": None},
         INPAINT: {"lora": None, "inpaint": True},
-        FIRST_FRAME: {"lora": MODELS / "loras/pusa_demo_first_frame_lora.safetensors"},
+        FIRST_FRAME: {"lora": FIRST_FRAME_LORA},
         PUSA: {"lora": LORA},
     }
     with torch.inference_mode():
@@ -107,7 +108,8 @@ def fidelity_table(studio, methods: dict, count: int, Take) -> str:
 
 
 def text_table(studio, count: int, Take) -> str:
-    from demo_model.studio import LORA, caption_share
+    from demo_model import LORA
+    from demo_model.studio import caption_share
     from demo_model.train_base import TEST_SEEDS
     from demo_model.world import scene
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from trainer.data import NEGATIVE, PackedText, save_clip
 
+from . import VAE
 from .text import encode
-from .train_base import VAE, cache_clips, open_vae
+from .train_base import cache_clips, open_vae
 from .world import scene
 
 

@@ -14,14 +14,10 @@ from torch import Tensor
 from pusa_core.hosts.comfyui_folder import import_comfyui
 from pusa_core.keyframes import ClipPlan, plan_clip, still_keyframe, video_keyframes
 
+from . import BASE, LORA, VAE
 from .measure import follows, look_for, motion_error
 from .text import encode
 from .world import LENGTH, SIZE, Scene, draw
-
-MODELS = Path(__file__).parent / "models"
-BASE = MODELS / "diffusion_models/pusa_demo_t2v.safetensors"
-VAE = MODELS / "vae/pusa_demo_vae.safetensors"
-LORA = MODELS / "loras/pusa_demo_lora.safetensors"
 
 Keyframes = Callable[[Tensor, Sequence[float]], list]
 

@@ -19,15 +19,12 @@ from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, sample, s
 from pusa_core.schedule import FrameSchedule, pusa_sigmas
 from pusa_core.training import add_noise, draw_sigmas
 
-from . import train_vae
+from . import BASE, VAE, train_vae
 from .loop import train
 from .measure import follows
 from .text import TEXT_DIM, TOKENS, UNIT, WORDS, encode
 from .world import scene
 
-MODELS = Path(__file__).parent / "models"
-VAE = MODELS / "vae/pusa_demo_vae.safetensors"
-BASE = MODELS / "diffusion_models/pusa_demo_t2v.safetensors"
 # One head of 128 channels: the widths that every ComfyUI since 0.8.0 infers from the file.
 CONFIG = {
     "num_attention_heads": 1,

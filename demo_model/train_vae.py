@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pusa_core.hosts.comfyui_folder import import_comfyui
 
+from . import VAE
 from .loop import train
 from .world import LENGTH, SIZE, draw, scene
 
@@ -158,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--work", type=Path, default=Path("training"))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "models/vae/pusa_demo_vae.safetensors")
+    parser.add_argument("--output", type=Path, default=VAE)
     args = parser.parse_args()
     torch.manual_seed(0)
     vae = unstream(new_vae())

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from comfyui_version import __version__ as comfyui_version
 
+from ..demo_model import MODELS
 from . import demo, keyframes, loaders, sampling, schedule
 
 OLDEST_COMFYUI = (0, 8, 0)  # older ones do not slice a schedule with their context windows
-
-
-DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo_model" / "models"
 
 
 class PusaExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Lets ComfyUI's own loaders find the demo model's files."""
         for folder in ("diffusion_models", "loras", "vae"):
-            folder_paths.add_model_folder_path(folder, str(DEMO_MODELS / folder))
+            folder_paths.add_model_folder_path(folder, str(MODELS / folder))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *sampling.NODES, *demo.NODES]

@@ -1,11 +1,10 @@
 """The model in the box, opened by ComfyUI's own loaders: its files, and what its clips are worth."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from demo_model.studio import BASE, LORA, MODELS, VAE, Studio
+from demo_model import BASE, LORA, MODELS, VAE
+from demo_model.studio import Studio
 from demo_model.world import draw, scene
 
 TEST = 10**6 + 500  # seeds away from training's
@@ -48,5 +47,5 @@ def test_whole_clips_are_what_streamed_ones_are(studio, inference_mode):
     from demo_model import train_base, train_vae
 
     clip = draw([scene(TEST)])
-    latent = train_vae.encode(train_base.open_vae(Path(VAE)), clip.permute(0, 4, 1, 2, 3) * 2 - 1)[0]
+    latent = train_vae.encode(train_base.open_vae(), clip.permute(0, 4, 1, 2, 3) * 2 - 1)[0]
     torch.testing.assert_close(latent, studio.encode(clip[0]).float(), rtol=1e-3, atol=1e-2)

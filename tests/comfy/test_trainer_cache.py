@@ -9,7 +9,8 @@ pytest.importorskip("accelerate", reason="the trainer's packages are not install
 import av  # noqa: E402
 import torch  # noqa: E402
 
-from demo_model.studio import VAE, Studio  # noqa: E402
+from demo_model import VAE  # noqa: E402
+from demo_model.studio import Studio  # noqa: E402
 from demo_model.text import encode  # noqa: E402
 from demo_model.world import draw, scene  # noqa: E402
 from trainer import cache as caching  # noqa: E402
