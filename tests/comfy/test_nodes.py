@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 IDS = {
     *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
     *("PusaSchedule", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
+    *("PusaDemoPrompt", "PusaDemoScene"),
 }
 
 
@@ -39,7 +40,7 @@ def test_every_node_and_input_explains_itself(node_classes):
     for node in node_classes:
         schema = node.GET_SCHEMA()
         assert len(schema.description) > 40
-        assert schema.category == "Pusa"
+        assert schema.category == ("Pusa/demo model" if "Demo" in schema.node_id else "Pusa")
         assert schema.display_name.startswith("Pusa ")
         for entry in schema.inputs:
             assert entry.tooltip and entry.tooltip[-1] in ".)", f"{schema.node_id}.{entry.id}"
@@ -51,6 +52,13 @@ def test_every_node_has_a_help_page(node, node_classes):
     schema = next(n for n in node_classes if n.__name__ == node).define_schema()
     for entry in schema.inputs:
         assert f"`{entry.id}`" in page, f"{entry.id} is missing"
+
+
+def test_the_demo_models_nodes(pack):
+    conditioning = pack.nodes.demo.PusaDemoPrompt.execute("a red circle moves left").args[0]
+    assert conditioning[0][0].shape == (1, 12, 4096)
+    images, start, end = pack.nodes.demo.PusaDemoScene.execute("a red circle moves left", 3).args
+    assert images.shape == (17, 64, 64, 3) and start.equal(images[:1]) and end.equal(images[-1:])
 
 
 def schedule(pack, vae, keyframes=None, **options):
