@@ -99,9 +99,13 @@ def publish(name: str, text: str, write: bool) -> None:
     text = f"{where()}\n\n{text}"
     print(text)
     if write:
+        written = False
         for file in (RESULTS, README):
             begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
             before, _, rest = file.read_text(encoding="utf-8").partition(begin)
             _, found, after = rest.partition(end)
             if found:
                 file.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
+                written = True
+        if not written:
+            sys.exit(f"Neither {RESULTS.name} nor {README.name} has a place marked {begin.strip()}.")

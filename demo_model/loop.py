@@ -1,4 +1,4 @@
-"""A resumable training loop for the small models: AdamW-like optimisers, cosine decay, an average of the weights."""
+"""A training loop that can be resumed, for the small models: cosine decay, and an average of the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def train(
     """Trains `model` in place, goes on from `checkpoint` when it is there, and returns the average of its weights.
 
     Args:
-        loss: the loss of a step's batch; a batch follows from the step's number alone, so a resumed run repeats nothing.
+        loss: the loss of a step's batch; a batch follows from the step's number alone, so a
+            resumed run goes on with the batches that would have come.
         decay: of the exponential moving average of the weights, which is what is returned.
         every: steps between checkpoints and lines of progress.
         evaluate: what to say about the averaged weights at a checkpoint.

@@ -9,8 +9,8 @@ from trainer.data import NEGATIVE, PackedText, save_clip
 
 from . import VAE
 from .text import encode
-from .train_base import cache_clips, open_vae
-from .world import scene
+from .vae import cache_clips, clips_key
+from .world import TRAIN_SEEDS, scene
 
 
 def main() -> None:
@@ -20,10 +20,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training"))
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    latents = cache_clips(open_vae(args.vae), args.clips, args.work / "clips")
-    for seed, latent in enumerate(latents):
+    told = {"key": clips_key(args.vae)}
+    for seed, latent in enumerate(cache_clips(args.vae, args.clips, args.work), TRAIN_SEEDS):
         caption = scene(seed).caption
-        save_clip(args.output / f"{seed:05d}.safetensors", latent, PackedText.pack(encode(caption)[0]), {"caption": caption})
+        text = PackedText.pack(encode(caption)[0])
+        save_clip(args.output / f"{seed:05d}.safetensors", latent, text, {"caption": caption, **told})
     save_clip(args.output / f"{NEGATIVE}.safetensors", None, PackedText.pack(encode("")[0]), {"caption": ""})
 
 

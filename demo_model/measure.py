@@ -6,12 +6,13 @@ The world's colours are far apart, so a pixel belongs to the colour that it is n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .world import COLOURS, DIRECTIONS, DISTANCES, SHAPES, Actor, Scene
+from .world import COLOURS, DIRECTIONS, DISTANCES, SHAPES, Actor, Scene, draw
 
 # the turn after which a shape looks the same
 SYMMETRY = {"circle": math.tau, "bar": math.pi, "triangle": math.tau / 3, "cross": math.pi / 2}
@@ -136,10 +137,9 @@ def _goes(sighting: Sighting, actor: Actor) -> bool:
     return bool(along > 0.3 and along > 0.8 * step.norm())
 
 
-def velocity(sighting: Sighting, first: int = 0, last: int | None = None) -> Tensor:
+def velocity(sighting: Sighting) -> Tensor:
     """Pixels a frame in x and y, by least squares over the frames where the object is seen; (2,)."""
-    frames = torch.arange(len(sighting.area))[first:last]
-    frames = frames[sighting.present[frames]]
+    frames = sighting.present.nonzero().flatten()
     time = frames - frames.float().mean()
     return (time[:, None] * sighting.centre[frames]).sum(0) / time.square().sum()
 
@@ -155,3 +155,44 @@ def motion_error(frames: Tensor, scene: Scene, which: slice) -> float:
         distance = (look_for(frames, actor.colour).centre[which] - path).norm(dim=1)
         errors.append(distance.nan_to_num(float(frames.shape[2])))
     return float(torch.stack(errors).mean())
+
+
+# --- many clips ----------------------------------------------------------------------------------------------------------
+
+
+def decibels(one: Tensor, other: Tensor) -> Tensor:
+    """PSNR of each clip for values in [0, 1]: (B, ...) twice -> (B,)."""
+    return -10 * (one.clamp(0, 1) - other.clamp(0, 1)).square().flatten(1).mean(1).log10()
+
+
+def caption_share(clips: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Share of objects whose colour, shape, direction, and all three, are as their caption says."""
+    verdicts = [v for clip, s in zip(clips, scenes) for v in follows(clip, s)]
+    return {what: sum(getattr(v, what) for v in verdicts) / len(verdicts) for what in ("colour", "shape", "direction", "all")}
+
+
+def mean_motion_error(clips: Tensor, scenes: Sequence[Scene], which: slice) -> float:
+    """Pixels between objects and where the law of motion has them, over the frames of `which`."""
+    return sum(motion_error(clip, s, which) for clip, s in zip(clips, scenes)) / len(scenes)
+
+
+def permanence(clips: Tensor, scenes: Sequence[Scene], which: slice) -> float:
+    """Share of objects and frames in which the object is there with at least half of the area that it should show."""
+    kept = []
+    for clip, s, truth in zip(clips, scenes, draw(scenes)):
+        for actor in s.actors:
+            true, seen = look_for(truth, actor.colour).area, look_for(clip, actor.colour).area
+            kept.append((seen >= 0.5 * true)[which].float().mean())
+    return float(torch.stack(kept).mean())
+
+
+def colour_drift(clips: Tensor, scenes: Sequence[Scene]) -> float:
+    """Mean change of an object's colour from the first frame to the last, in levels of 255."""
+    drifts = []
+    for clip, s in zip(clips, scenes):
+        for actor in s.actors:
+            masks = look_for(clip, actor.colour).masks
+            if masks[0].any() and masks[-1].any():
+                first, last = (clip[i][masks[i]].median(0).values for i in (0, -1))
+                drifts.append(255 * (first - last).abs().mean())
+    return float(torch.stack(drifts).mean()) if drifts else math.nan

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+TRAIN_SEEDS, TEST_SEEDS = 0, 10**6  # where the seeds of the training and of the test clips start
 SIZE = 64  # pixels
 LENGTH = 17  # pixel frames, 5 latent frames
 EDGE = 2.0  # width of an object's soft edge in pixels
@@ -194,7 +195,7 @@ def _actor(
 
 
 def _margin(radius: float) -> float:
-    """How near to the picture's edge an object's centre may come: a bar is the longest."""
+    """How near to the picture's edge an object's centre may come: a bar reaches so far."""
     return 1.15 * radius + 0.5
 
 

@@ -13,11 +13,6 @@ OLDEST_COMFYUI = (0, 8, 0)  # older ones do not slice a schedule with their cont
 
 
 class PusaExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        """Lets ComfyUI's own loaders find the demo model's files."""
-        for folder in ("diffusion_models", "loras", "vae"):
-            folder_paths.add_model_folder_path(folder, str(MODELS / folder))
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *sampling.NODES, *demo.NODES]
 
@@ -26,4 +21,6 @@ async def comfy_entrypoint() -> PusaExtension:
     if tuple(int(part) for part in comfyui_version.split(".")[:3]) < OLDEST_COMFYUI:
         needed = ".".join(map(str, OLDEST_COMFYUI))
         raise RuntimeError(f"Pusa needs ComfyUI {needed} or newer, but this is {comfyui_version}: update ComfyUI.")
+    for folder in ("diffusion_models", "loras", "vae"):  # here, because 0.8.0 never calls on_load
+        folder_paths.add_model_folder_path(folder, str(MODELS / folder))
     return PusaExtension()

@@ -52,7 +52,13 @@ class PusaDemoScene(io.ComfyNode):
             description="Draws a clip of the demo model's world, 64x64 and 17 frames: pictures to give the demo model as "
             "keyframes, and the true clip to compare its video with.",
             inputs=[
-                io.String.Input("text", default=EXAMPLE, multiline=True, tooltip=WORDS_TOOLTIP),
+                io.String.Input(
+                    "text",
+                    default=EXAMPLE,
+                    multiline=True,
+                    tooltip=f"{WORDS_TOOLTIP} What is left out is drawn at random; two objects move quickly, in opposite "
+                    "directions.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -66,13 +72,15 @@ class PusaDemoScene(io.ComfyNode):
                 io.Image.Output(display_name="images", tooltip="The whole clip, 17 frames."),
                 io.Image.Output(display_name="start_image", tooltip="Its first frame."),
                 io.Image.Output(display_name="end_image", tooltip="Its last frame."),
+                io.String.Output(display_name="caption", tooltip="What was drawn, in full: for Pusa Demo Prompt."),
             ],
         )
 
     @classmethod
     def execute(cls, text: str, seed: int) -> io.NodeOutput:
-        images = draw([scene_of(text, seed)])[0]
-        return io.NodeOutput(images, images[:1], images[-1:])
+        scene = scene_of(text, seed)
+        images = draw([scene])[0]
+        return io.NodeOutput(images, images[:1], images[-1:], scene.caption)
 
 
 NODES = [PusaDemoPrompt, PusaDemoScene]

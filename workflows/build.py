@@ -297,9 +297,11 @@ def demo_sampled(w: Workflow, keyframes: Wire | None) -> None:
     model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
     pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)
     vae = w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
-    positive = w.add("PusaDemoPrompt", "Prompt", text=DEMO_TEXT)
+    drawn = next((node["caption"] for node in w.nodes if node.kind == "PusaDemoScene"), None)
+    positive = w.add("PusaDemoPrompt", "Prompt", text=drawn or DEMO_TEXT)
     negative = w.add("PusaDemoPrompt", "Negative prompt", text="")
-    w.form.insert(0, (positive, "text"))
+    if drawn is None:
+        w.form.insert(0, (positive, "text"))
     w.form.append((pusa, "alpha"))
     texts = {"positive": positive["conditioning"], "negative": negative["conditioning"]}
     clip = {"vae": vae, "keyframes": keyframes, **DEMO_SIZE}
@@ -358,15 +360,15 @@ TIPS = {
     "steps": "**steps** (10 is enough, 30 is the authors' setting) and **cfg**.",
     "lightning": "**strength_model** (Lightning LoRA): lower it a little when motion looks stiff. Keep 4 steps and cfg 1.",
     "length": "**length** (Pusa Schedule): 4n+1 frames, 81 is what the model knows best.",
+    "demo": "**steps** and **cfg**, and with given pictures **noise_multiplier** (0 keeps them): it takes seconds, so try "
+    "extremes.",
     "seed": "**seed** is fixed, so that you see what a setting does; set it to *randomize* for variety.",
 }
 
 
 DEMO_WORDS = "\n\nThe model knows few words; they are listed at *Pusa Demo Prompt* (right-click, *Node Info*)."
-DEMO_GIVEN = (
-    f"{DEMO_WORDS} Write the same text into *Pusa Demo Scene*, which draws the given pictures, and *Pusa Demo Prompt*."
-)
-FIXED_LENGTH = {"LoadImage", "LoadVideo", "PusaDemoPrompt"}  # what a length is not to be played with for
+DEMO_GIVEN = f"{DEMO_WORDS} Write what you want to see into *Pusa Demo Scene*: it draws the given pictures."
+FIXED_LENGTH = {"LoadImage", "LoadVideo", "PusaDemoPrompt"}  # with these, the length is nothing to play with
 SHOWN = "The picture on the *Pusa Schedule* node shows where each one went."
 
 
@@ -388,12 +390,13 @@ def note(w: Workflow, about: str) -> str:
     if "PusaDemoPrompt" in kinds:
         files = "The demo model comes with this pack, and the loaders find it there."
         given = DEMO_GIVEN if "PusaDemoScene" in kinds else DEMO_WORDS
-        source = "clip" if "PusaVideoKeyframes" in kinds else "image" if "PusaKeyframe" in kinds else None
     else:
         files += "\n\nUse text-to-video (T2V) models, not image-to-video ones."
     lightning = "LoraLoaderModelOnly" in kinds
     length = "length" if kinds.isdisjoint(FIXED_LENGTH) else None
     tips = [source, "alpha", "lightning" if lightning else "steps", length, "seed"]
+    if "PusaDemoPrompt" in kinds:
+        tips = ["demo", "alpha", "seed"]
     settings = "\n".join(f"- {TIPS[tip]}" for tip in tips if tip)
     return f"{' '.join(about.split())}{given}\n\n## Files\n\n{files}\n\n## Settings to play with\n\n{settings}\n"
 

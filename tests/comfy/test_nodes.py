@@ -57,8 +57,9 @@ def test_every_node_has_a_help_page(node, node_classes):
 def test_the_demo_models_nodes(pack):
     conditioning = pack.nodes.demo.PusaDemoPrompt.execute("a red circle moves left").args[0]
     assert conditioning[0][0].shape == (1, 12, 4096)
-    images, start, end = pack.nodes.demo.PusaDemoScene.execute("a red circle moves left", 3).args
+    images, start, end, caption = pack.nodes.demo.PusaDemoScene.execute("a red circle moves left", 3).args
     assert images.shape == (17, 64, 64, 3) and start.equal(images[:1]) and end.equal(images[-1:])
+    assert caption.startswith("a red circle moves left") and caption.endswith(("background", "stripes"))
 
 
 def schedule(pack, vae, keyframes=None, **options):
