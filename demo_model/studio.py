@@ -78,9 +78,11 @@ class Take:
 class Studio:
     """The demo model's files, opened by ComfyUI as its own loaders do."""
 
+    def __init__(self) -> None:
+        import_comfyui()
+
     @cached_property
     def vae(self):
-        import_comfyui()
         import comfy.sd
         import comfy.utils
 
@@ -88,7 +90,6 @@ class Studio:
 
     @cached_property
     def base(self):
-        import_comfyui()
         import comfy.sd
 
         return comfy.sd.load_diffusion_model(str(BASE))
