@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from demo_model import MODELS
 from pusa_core.hosts.comfyui_folder import PACK
 from tests.server.page import NoBrowser, open_page
 from tests.server.stand_in import WEIGHTS
@@ -62,7 +63,7 @@ def add_inputs(base: Path, comfyui: Path) -> None:
 
 
 def test_there_are_workflows():
-    assert len(NAMES) == 13
+    assert len(NAMES) == 17
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
 
@@ -122,9 +123,11 @@ def overlaps(nodes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_note_names_every_file(name):
-    """The note and the page's download offers name exactly the model files that the nodes load."""
+    """The note and the page's download offers name exactly the model files that the nodes load and the pack lacks."""
     graph, api = read(WORKFLOWS / f"{name}.json"), read(WORKFLOWS / "api" / f"{name}.json")
     loaded = {v for node in api.values() for v in node["inputs"].values() if isinstance(v, str) and WEIGHTS.search(v)}
+    loaded -= {path.name for path in MODELS.rglob("*")}
+    assert bool(loaded) != name.startswith("demo")
     offered = {model["name"] for node in graph["nodes"] for model in node["properties"].get("models", [])}
     note = next(node for node in graph["nodes"] if node["type"] == "MarkdownNote")["widgets_values"][0]
     assert offered == loaded
