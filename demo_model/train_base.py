@@ -128,8 +128,8 @@ def evaluate(wan: nn.Module, vae: nn.Module, count: int = 16) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--clips", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=5500)
+    parser.add_argument("--clips", type=int, default=7000)
     parser.add_argument("--start", type=Path, help="weights to begin with, of this size; default: none")
     parser.add_argument("--vae", type=Path, default=VAE)
     parser.add_argument("--work", type=Path, default=Path("training"))
