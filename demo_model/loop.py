@@ -51,13 +51,14 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         print(f"going on from step {first}", flush=True)
-    rates = [[group.setdefault("full_lr", group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
+        group.setdefault("full_lr", group["lr"])
     start, recent = time.monotonic(), []
     for step in range(first, steps):
         share = learning_rate_share(step, steps, warmup)
-        for optimizer, full in zip(optimizers, rates):
-            for group, rate in zip(optimizer.param_groups, full):
-                group["lr"] = rate * share
+        for group in groups:
+            group["lr"] = group["full_lr"] * share
         value = loss(step)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -57,7 +57,7 @@ def look_for(frames: Tensor, colour: str) -> Sighting:
     """The object of a colour in a clip (T, H, W, 3)."""
     masks = colour_masks(frames)[list(COLOURS).index(colour)]
     area = masks.sum((1, 2)).float()
-    y, x = torch.meshgrid(torch.arange(masks.shape[1]) + 0.5, torch.arange(masks.shape[2]) + 0.5, indexing="ij")
+    x, y = _pixels(*masks.shape[1:])
     centre = torch.stack([(masks * axis).sum((1, 2)) / area for axis in (x, y)], dim=1)
     centre[area < PRESENT] = math.nan
     return Sighting(area, centre, masks)
@@ -65,14 +65,14 @@ def look_for(frames: Tensor, colour: str) -> Sighting:
 
 def shape_of(mask: Tensor, turns: int = 1) -> str:
     """The shape that overlaps a mask (H, W) best when drawn at its centre with its area, in `turns` orientations."""
-    height, width = mask.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    x, y = _pixels(*mask.shape)
+    wide_x, wide_y = (axis - 40 for axis in _pixels(80, 80))
     area = mask.sum()
     dx, dy = x - (mask * x).sum() / area, y - (mask * y).sum() / area
     best = {}
     for shape, distance in DISTANCES.items():
         # a shape's area grows with the square of its radius
-        unit = (distance(*_grid(40), torch.tensor(20.0)) < 0).sum() / 400
+        unit = (distance(wide_x, wide_y, torch.tensor(20.0)) < 0).sum() / 400
         radius = (area / unit).sqrt()
         angles = [SYMMETRY[shape] * turn / turns for turn in range(turns)]
         drawn = [distance(*_turn(dx, dy, angle), radius) < 0 for angle in angles]
@@ -80,8 +80,9 @@ def shape_of(mask: Tensor, turns: int = 1) -> str:
     return max(SHAPES, key=lambda shape: best[shape])
 
 
-def _grid(half: int) -> tuple[Tensor, Tensor]:
-    y, x = torch.meshgrid(torch.arange(-half, half) + 0.5, torch.arange(-half, half) + 0.5, indexing="ij")
+def _pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """x and y of every pixel's centre, each (height, width)."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return x, y
 
 

@@ -118,10 +118,11 @@ def frame_dependence(wan: nn.Module, clean: Tensor, text: Tensor, sigma: float =
 def evaluate(wan: nn.Module, vae: nn.Module, count: int = 16) -> str:
     """Generates test captions and says how many objects are as they say."""
     scenes = [scene(TEST_SEEDS + 1000 + i, held_out=i % 4 == 0) for i in range(count)]
-    latents = generate(wan, torch.cat([encode(s.caption) for s in scenes]), seed=0)
+    text = torch.cat([encode(s.caption) for s in scenes])
+    latents = generate(wan, text, seed=0)
     with torch.inference_mode():
         frames = torch.cat([decode(vae, z[None]) for z in latent_format().process_out(latents)])
-        dependence = frame_dependence(wan, latents, torch.cat([encode(s.caption) for s in scenes]))
+        dependence = frame_dependence(wan, latents, text)
     shares = caption_share((frames / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1), scenes)
     return f"dependence {dependence:.3f} " + ", ".join(f"{what} {share:.0%}" for what, share in shares.items())
 
