@@ -61,7 +61,7 @@ def train(settings: Settings) -> Path:
     for step in bar:
         loss = train_step(accelerator, wan, optimizer, clips, settings, step)
         if not math.isfinite(loss):
-            raise ValueError(f"The loss of step {step + 1} is {loss}: go on from the last checkpoint with a lower --lr.")
+            raise ValueError(f"The loss of step {step + 1} is {loss}: start again in another --output with a lower --lr.")
         bar.set_postfix(loss=f"{loss:.4f}")
         accelerator.log({"loss": loss, "lr": settings.lr}, step=step + 1)
         done = step + 1

@@ -148,7 +148,7 @@ def test_numbers_that_must_be_positive(settings, wrong):
 
 
 def test_a_run_that_diverges_stops_and_says_so(settings):
-    with pytest.raises(ValueError, match="go on from the last checkpoint with a lower --lr"):
+    with pytest.raises(ValueError, match="start again in another --output with a lower --lr"):
         train(replace(settings, lr=1e30, steps=20))
 
 
