@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..pusa_core.hosts.comfyui import EXPERT_BOUNDARY, PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
+from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
 from ..pusa_core.schedule import pusa_sigmas
+from ..pusa_core.wan import EXPERT_BOUNDARY
 from .types import CATEGORY, Schedule
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF

@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pusa_core.hosts.diffusers import WanTransformer3DModel, diffusers_key, original_key
+from pusa_core.hosts.diffusers import WanTransformer3DModel
 from pusa_core.lora import DIFFUSERS_KINDS
+from pusa_core.wan import diffusers_key, original_key
 
 
 def add_lora(wan: WanTransformer3DModel, rank: int, seed: int) -> list[nn.Parameter]:

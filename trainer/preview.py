@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pusa_core.hosts.diffusers import sample
-from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
+from pusa_core.schedule import FrameMap, FrameSchedule
 
 from .cache import picture_decoder
 from .data import ClipCache
@@ -50,7 +50,7 @@ class Preview:
         clean, noise, text, negative = (tensor[None].to(device) for tensor in tensors)
         dtype = getattr(torch, self.settings.dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latent = sample(wan, schedule, clean, noise, pusa_sigmas(STEPS, self.settings.shift), text, negative, CFG)
+            latent = sample(wan, schedule, clean, noise, text, negative, STEPS, CFG, self.settings.shift)
         return latent[0].cpu()
 
 

@@ -35,11 +35,11 @@ from ..lora import MODULE_KINDS, LoraReport, fit, read_lora
 from ..pictures import fit_pictures
 from ..schedule import pusa_sigmas
 from ..virtual import coefficients, step_end, to_frame, to_virtual
+from ..wan import EXPERT_BOUNDARY, check_text_to_video
 
 KEY = "pusa"
 RATIO = "pusa_ratio"
 KEYFRAMED = "pusa_keyframed"  # marks a LATENT whose keyframes need their schedule
-EXPERT_BOUNDARY = 0.875  # Wan2.2-T2V-A14B
 PUSA_SCHEDULER = "pusa"
 SCHEDULERS = [PUSA_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES]
 SAMPLERS = comfy.samplers.SAMPLER_NAMES
@@ -94,12 +94,7 @@ def check_model(model: ModelPatcher) -> None:
             f"This is {VARIANTS.get(name, f'a {name}')} variant of Wan, which handles timesteps in its own way: "
             "load a plain Wan text-to-video (T2V) checkpoint."
         )
-    wan = base.diffusion_model
-    if wan.in_dim != wan.out_dim:
-        raise ValueError(
-            f"This Wan checkpoint takes {wan.in_dim} input channels, so it is an image-to-video or control model: "
-            f"Pusa works on text-to-video (T2V) checkpoints, which take {wan.out_dim}."
-        )
+    check_text_to_video(base.diffusion_model.in_dim, base.diffusion_model.out_dim)
 
 
 def _check_channels(model: ModelPatcher, channels: int) -> None:

@@ -1,103 +1,37 @@
 """Pusa on Diffusers: the only file that touches `diffusers`.
 
-Diffusers' Wan takes a timestep for every token, so a timestep for every latent frame needs no patch.
+Diffusers' Wan takes a timestep for every token, so a timestep for every latent frame needs no patch. The pipeline is
+Diffusers' own: it works on virtual latents (see `pusa_core.virtual`), and two forward hooks on the transformer, there
+for one call only, show it the frames and their timesteps.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..lora import DIFFUSERS_KINDS
-from ..schedule import FrameSchedule
-from ..virtual import coefficients, to_frame
+from ..frames import pixel_length
+from ..keyframes import ClipPlan, Keyframe, plan_clip
+from ..lora import DIFFUSERS_KINDS, LoraReport, fit, read_lora
+from ..pictures import fit_pictures
+from ..schedule import FrameSchedule, pusa_sigmas
+from ..virtual import coefficients, step_end, to_frame, to_virtual
+from ..wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
 
-PREFIX = re.compile(r"^(model\.)?(diffusion_model\.)?")
-# Diffusers' names of a Wan's modules: the original ones.
-MODULES = {
-    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-    "condition_embedder.time_proj": "time_projection.1",
-    "proj_out": "head.head",
-}
-BLOCK_MODULES = {
-    **DIFFUSERS_KINDS,
-    **{
-        f"{theirs}.norm_{part}": f"{original}.norm_{part}"
-        for theirs, original in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-        for part in "qk"
-    },
-    "norm2": "norm3",
-}
 FP32_MODULES = re.compile("time_embedder|scale_shift_table|norm")  # what Diffusers keeps in fp32
-
-
-def original_key(key: str) -> str:
-    """The original Wan spelling of one of Diffusers' keys, `blocks.0.attn1.to_q.weight` -> `blocks.0.self_attn.q.weight`."""
-    if key.endswith("scale_shift_table"):
-        return f"{key[:-17]}modulation" if key.startswith("blocks.") else "head.modulation"
-    head, tail, block = _split(key)
-    return f"{block}{(BLOCK_MODULES if block else MODULES).get(head, head)}.{tail}"
-
-
-def diffusers_key(key: str) -> str:
-    """The inverse of `original_key`."""
-    if key.endswith("modulation"):
-        return "scale_shift_table" if key.startswith("head.") else f"{key[:-10]}scale_shift_table"
-    head, tail, block = _split(key)
-    names = BLOCK_MODULES if block else MODULES
-    return f"{block}{next((theirs for theirs, original in names.items() if original == head), head)}.{tail}"
-
-
-def _split(key: str) -> tuple[str, str, str]:
-    match = re.match(r"(blocks\.[0-9]+\.)?(.+)\.([^.]+)$", key)
-    if match is None:
-        return key, "", ""
-    return match[2], match[3], match[1] or ""
-
-
-def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> dict[str, Any]:
-    """Diffusers' config of a Wan text-to-video checkpoint, read off the shapes of its tensors (original names).
-
-    Raises:
-        ValueError: it is no Wan, or not a text-to-video one.
-    """
-    patch, head, ffn = (shapes.get(key) for key in ("patch_embedding.weight", "head.head.weight", "blocks.0.ffn.0.weight"))
-    if not (patch and head and ffn):
-        raise ValueError("This file is no Wan checkpoint (patch_embedding, blocks or head are missing): choose a Wan model.")
-    dim, channels = patch[0], head[0] // 4
-    _check_text_to_video(patch[1], channels)
-    told = json.loads(metadata.get("config", "{}")).get("transformer", {})
-    heads = told.get("num_heads", dim // 128)
-    return {
-        "num_attention_heads": heads,
-        "attention_head_dim": dim // heads,
-        "in_channels": channels,
-        "out_channels": channels,
-        "text_dim": shapes["text_embedding.0.weight"][1],
-        "freq_dim": shapes["time_embedding.0.weight"][1],
-        "ffn_dim": ffn[0],
-        "num_layers": 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")),
-    }
-
-
-def _check_text_to_video(in_channels: int, out_channels: int) -> None:
-    if in_channels != out_channels:
-        raise ValueError(
-            f"This Wan checkpoint takes {in_channels} input channels, so it is an image-to-video or control model: "
-            f"Pusa works on text-to-video (T2V) checkpoints, which take {out_channels}."
-        )
 
 
 def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer3DModel:
@@ -127,7 +61,7 @@ def _open_folder(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
         wan = WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a folder of Diffusers' Wan, or incomplete ({error}).") from error
-    _check_text_to_video(wan.config.in_channels, wan.config.out_channels)
+    check_text_to_video(wan.config.in_channels, wan.config.out_channels)
     return wan
 
 
@@ -167,6 +101,23 @@ def _weight(file: Any, names: dict[str, str], name: str, dtype: torch.dtype) -> 
     return tensor.to(torch.float32 if FP32_MODULES.search(diffusers_key(name)) else dtype)
 
 
+def open_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """Opens a Wan2.1 VAE, a safetensors file as ComfyUI and Wan have it, of any width.
+
+    Raises:
+        ValueError: it is another VAE.
+    """
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        wan22 = any(key.startswith("decoder.upsamples.0.upsamples.") for key in keys)
+        if wan22 or not {"decoder.head.0.gamma", "encoder.conv1.weight", "conv2.weight"} <= keys:
+            raise ValueError(f"{Path(path).name} is no Wan2.1 VAE: choose wan_2.1_vae.safetensors.")
+        width = file.get_slice("decoder.head.0.gamma").get_shape()[0]
+    with TemporaryDirectory() as config:
+        AutoencoderKLWan.from_config({"base_dim": width}).save_config(config)
+        return AutoencoderKLWan.from_single_file(str(path), config=config, torch_dtype=dtype)
+
+
 def save_wan(wan: WanTransformer3DModel, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Writes a Wan in the original key layout, which ComfyUI's loader opens."""
     state = {original_key(key): tensor.to(dtype).contiguous() for key, tensor in wan.state_dict().items()}
@@ -183,46 +134,259 @@ def velocity(wan: WanTransformer3DModel, latents: Tensor, sigmas: Tensor, text: 
     """
     timesteps = 1000 * sigmas
     if timesteps.ndim == 2:
-        timesteps = timesteps.repeat_interleave(latents.shape[3] * latents.shape[4] // 4, dim=1)  # (B, tokens)
+        timesteps = _per_token(timesteps, latents)
     return wan(latents, timesteps, text, return_dict=False)[0]
 
 
-@torch.inference_mode()
 def sample(
     wan: WanTransformer3DModel,
     schedule: FrameSchedule,
     clean: Tensor,
     noise: Tensor,
-    sigmas: Tensor,
     text: Tensor,
-    negative: Tensor | None = None,
-    cfg: float = 1.0,
+    negative: Tensor,
+    steps: int = 10,
+    cfg: float = 3.0,
+    shift: float = 5.0,
 ) -> Tensor:
-    """Clips by Euler's method, every latent frame on its own sigma (arXiv 2507.16116, section 3.3).
+    """Clips without a VAE or a text encoder: latents as the model sees them.
 
     Args:
         clean: (1 or B, C, F, H, W); only its keyframes are looked at.
         noise: (B, C, F, H, W).
-        sigmas: the sampler's grid, falling from 1 to 0.
-        text, negative: (B, L, text width); `negative` is needed where cfg is not 1.
+        text, negative: (B, L, text width).
 
     Returns:
         (B, C, F, H, W).
     """
-    virtual = torch.lerp(clean.expand_as(noise), noise, float(sigmas[0]))
-    for sigma, after in zip(sigmas[:-1].tolist(), sigmas[1:].tolist()):
-        c = coefficients(schedule, sigma, after)
-        x = to_frame(virtual, clean, _per_frame(c.scale, noise))
-        at = (c.ratio * sigma).to(noise.device).expand(len(noise), -1)  # (B, F)
-        v = velocity(wan, x, at, text)
-        if cfg != 1 and negative is not None:
-            v_negative = velocity(wan, x, at, negative)
-            v = v_negative + cfg * (v - v_negative)
-        v = torch.where(_per_frame(c.pinned, noise), (virtual - clean) / sigma, v)  # straight to the clean latent
-        virtual = virtual + v * _per_frame(c.slope, noise) * (after - sigma)
-    end = coefficients(schedule, float(sigmas[-1]))
-    frames = to_frame(virtual, clean, _per_frame(end.scale, noise))
-    return torch.where(_per_frame(end.pinned, noise), clean, frames)
+    parts = {"tokenizer": None, "text_encoder": None, "vae": None}
+    pipe = PusaWanPipeline(**parts, transformer=wan, scheduler=PusaScheduler(shift=shift))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        prompt_embeds=text, negative_prompt_embeds=negative, keyframes=ClipPlan(schedule, clean), num_inference_steps=steps,
+        num_frames=pixel_length(noise.shape[2]), guidance_scale=cfg, latents=noise, output_type="latent",
+    ).frames  # fmt: skip
+
+
+class PusaScheduler(FlowMatchEulerDiscreteScheduler):
+    """Euler's method on the exact sigma grid of Pusa and Wan; PusaScheduler(shift=5.0)."""
+
+    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, **kwargs) -> None:
+        if sigmas is None and kwargs.get("timesteps") is None:
+            sigmas = pusa_sigmas(num_inference_steps, 1.0)[:-1].tolist()  # the base class shifts it
+        super().set_timesteps(num_inference_steps, device, sigmas, **kwargs)
+
+
+class PusaWanPipeline(WanPipeline):
+    """Wan text to video with a sigma for every latent frame.
+
+    Everything of `WanPipeline` holds: its schedulers, two transformers, callbacks, offload, LoRA, quantised transformers,
+    context parallelism. `PusaWanPipeline.from_wan` makes one of a loaded `WanPipeline`.
+    """
+
+    @classmethod
+    def from_wan(cls, wan: WanPipeline, shift: float = 5.0) -> PusaWanPipeline:
+        """A pipeline that shares `wan`'s models, on Pusa's sigma grid; assign another scheduler to use that.
+
+        Offload is to be turned on here and not there, as with `from_pipe`, which would also cast every model to fp32.
+
+        Raises:
+            ValueError: it is not a text-to-video model.
+        """
+        config = {"boundary_ratio": wan.config.boundary_ratio, "expand_timesteps": wan.config.expand_timesteps}
+        pipe = cls(**{**wan.components, "scheduler": PusaScheduler(shift=shift)}, **config)
+        for model in pipe._transformers:
+            check_text_to_video(model.config.in_channels, model.config.out_channels)
+        return pipe
+
+    @property
+    def _transformers(self) -> list[WanTransformer3DModel]:
+        return [model for model in (self.transformer, self.transformer_2) if model is not None]
+
+    def load_pusa_lora(
+        self, path: str | Path, alpha: float = 1.4, low_noise: bool = False, adapter_name: str = "pusa"
+    ) -> LoraReport:
+        """Loads a Pusa LoRA in any known spelling as a PEFT adapter, beside those that are active.
+
+        `delete_adapters` takes it off again. Diffusers' own `load_lora_weights` turns earlier adapters off: load a
+        Lightning LoRA first, or name both in `set_adapters` after it.
+
+        Args:
+            alpha: strength; change it later with `set_adapters`.
+            low_noise: load it into `transformer_2`, the low-noise model of Wan2.2.
+
+        Raises:
+            ValueError: the file is not a Pusa LoRA for this model's size, or there is no such model.
+        """
+        wan = self.transformer_2 if low_noise else self.transformer
+        if wan is None:
+            raise ValueError(
+                f"This pipeline has no {'low' if low_noise else 'high'}-noise model: load the LoRA into the other."
+            )
+        lora = read_lora(path)
+        report = fit(lora, _linear_shapes(wan))
+        tensors = {}
+        for name, module in lora.modules.items():
+            key = diffusers_key(f"{name}.weight").removesuffix(".weight")
+            tensors[f"transformer.{key}.lora_A.weight"] = module.down
+            tensors[f"transformer.{key}.lora_B.weight"] = module.up if module.scale == 1 else module.up * module.scale
+        beside = wan.active_adapters() if getattr(wan, "peft_config", None) else []
+        self.load_lora_weights(tensors, adapter_name=adapter_name, load_into_transformer_2=low_noise)
+        for layer in wan.modules():
+            if isinstance(layer, BaseTunerLayer):  # `set_adapters` would also set the strength of the others
+                layer.set_adapter([*beside, adapter_name])
+                layer.set_scale(adapter_name, alpha)
+        return report
+
+    def plan(self, keyframes: Sequence[Keyframe], height: int, width: int, num_frames: int, fit: str = "crop") -> ClipPlan:
+        """Keyframes encoded and placed; pictures of another size are fitted to the clip's, see `fit_pictures`.
+
+        Raises:
+            ValueError: see `plan_clip`.
+        """
+        plan = plan_clip(keyframes, num_frames, lambda pictures: self._encode(fit_pictures(pictures, width, height, fit)))
+        self.maybe_free_model_hooks()
+        return plan
+
+    def _normalised(self, latents: Tensor) -> Tensor:
+        """Latents from the VAE's own scale to the model's; without a VAE they are in that already."""
+        if self.vae is None:
+            return latents
+        config = self.vae.config
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
+        return (latents - mean) / std
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """(N, H, W, 3) in [0, 1] -> (1, C, (N-1)/4+1, h, w) in the VAE's own scale."""
+        video = pictures.permute(3, 0, 1, 2)[None].to(self._execution_device, self.vae.dtype) * 2 - 1
+        return self.vae.encode(video).latent_dist.mode().float()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        keyframes: Sequence[Keyframe] | ClipPlan = (),
+        height: int = 480,
+        width: int = 832,
+        num_frames: int = 81,
+        num_inference_steps: int = 10,
+        guidance_scale: float = 3.0,
+        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **wan: Any,
+    ) -> Any:
+        """`WanPipeline`'s call with keyframes; what is not named here is as there.
+
+        Args:
+            keyframes: see `pusa_core.keyframes`, or a plan that `plan` made; none is plain text to video.
+            num_frames: 4n+1.
+            callback_on_step_end: gets, and may change, the latents of the frames, each at its own sigma.
+
+        Raises:
+            ValueError: a keyframe cannot be placed, or the plan is for another length or size.
+        """
+        plan = keyframes if isinstance(keyframes, ClipPlan) else None
+        if plan is None and keyframes:
+            plan = self.plan(keyframes, height, width, num_frames)
+        call = {
+            "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
+            "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
+        }  # fmt: skip
+        if plan is None or plan.schedule.is_ordinary:
+            callback = {
+                "callback_on_step_end": callback_on_step_end,
+                "callback_on_step_end_tensor_inputs": list(callback_on_step_end_tensor_inputs),
+            }
+            return super().__call__(**call, **callback)
+        self._check_plan(plan, height, width, num_frames)
+        run = _Run(self, plan)
+        with run.on(self._transformers):
+            return super().__call__(**call, **run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs))
+
+    def _check_plan(self, plan: ClipPlan, height: int, width: int, num_frames: int) -> None:
+        frames = pixel_length(len(plan.schedule))
+        if frames != num_frames:
+            raise ValueError(f"The plan is for {frames} frames, but num_frames is {num_frames}: give {frames}.")
+        if plan.clean is None or self.vae is None:
+            return
+        stride = self.vae_scale_factor_spatial
+        made = (plan.clean.shape[3] * stride, plan.clean.shape[4] * stride)
+        if made != (height, width):
+            raise ValueError(
+                f"The plan's keyframes are {made[1]}x{made[0]}, but the clip is to be {width}x{height}: make them the same."
+            )
+
+
+class _Run:
+    """One call with keyframes: what transformers and callbacks see of the virtual latents that the pipeline samples."""
+
+    def __init__(self, pipe: PusaWanPipeline, plan: ClipPlan):
+        self.scheduler, self.schedule = pipe.scheduler, plan.schedule
+        clean = torch.zeros(1, 1, len(plan.schedule), 1, 1) if plan.clean is None else plan.clean
+        self.clean = pipe._normalised(clean.float())
+
+    @contextmanager
+    def on(self, transformers: Sequence[nn.Module]) -> Iterator[None]:
+        with ExitStack() as hooks:
+            for wan in transformers:
+                hooks.enter_context(wan.register_forward_pre_hook(self._before, with_kwargs=True))
+                hooks.enter_context(wan.register_forward_hook(self._after, with_kwargs=True))
+            yield
+
+    @property
+    def sigma(self) -> float:
+        """Where the scheduler is; its timesteps may be rounded."""
+        return float(self.scheduler.sigmas[self.scheduler.step_index or 0])
+
+    @torch.compiler.disable
+    def _before(self, wan: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        virtual, sigma = kwargs["hidden_states"], self.sigma
+        self.virtual, self.at = virtual, coefficients(self.schedule, sigma, step_end(self.scheduler.sigmas.tolist(), sigma))
+        x = to_frame(virtual, self._clean(virtual), _per_frame(self.at.scale, virtual)).to(virtual.dtype)
+        timesteps = kwargs["timestep"].flatten()[0] * self.at.ratio.to(virtual.device)  # (F,)
+        return args, {**kwargs, "hidden_states": x, "timestep": _per_token(timesteps.expand(len(x), -1), x)}
+
+    @torch.compiler.disable
+    def _after(self, wan: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple[Tensor]) -> tuple[Tensor]:
+        velocity = output[0] * _per_frame(self.at.slope, output[0])
+        straight = (self.virtual - self._clean(self.virtual)) / self.sigma  # to the clean latent
+        return (torch.where(_per_frame(self.at.pinned, velocity), straight, velocity).to(output[0].dtype),)
+
+    def _clean(self, like: Tensor) -> Tensor:
+        return self.clean.to(like.device)
+
+    def callback(self, theirs: Callable[..., dict[str, Any]] | None, names: Sequence[str]) -> dict[str, Any]:
+        """The arguments that give a callback the frames' latents, and the pipeline these at the end."""
+        names = list(getattr(theirs, "tensor_inputs", names))
+
+        def on_step_end(pipe: PusaWanPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            virtual, at = tensors["latents"], coefficients(self.schedule, self.sigma)
+            scale, clean = _per_frame(at.scale, virtual), self._clean(virtual)
+            tensors["latents"] = frames = to_frame(virtual, clean, scale)
+            changed = {} if theirs is None else theirs(pipe, step, timestep, {name: tensors[name] for name in names}) or {}
+            frames = changed.get("latents", frames)
+            if self.sigma == 0:
+                frames = torch.where(_per_frame(at.pinned, virtual), clean, frames)
+            if self.sigma == 0 or pipe.interrupt:
+                return {**changed, "latents": frames}
+            return {**changed, "latents": virtual if frames is tensors["latents"] else to_virtual(frames, clean, scale)}
+
+        return {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": [*{*names, "latents"}]}
+
+
+def _per_token(values: Tensor, latents: Tensor) -> Tensor:
+    """Values of latent frames, (B, F), for every token, (B, tokens)."""
+    return values.repeat_interleave((latents.shape[3] // PATCH) * (latents.shape[4] // PATCH), dim=1)
+
+
+def _linear_shapes(wan: nn.Module) -> dict[str, tuple[int, int]]:
+    shapes = {}
+    for number, block in enumerate(wan.blocks):
+        for theirs, kind in DIFFUSERS_KINDS.items():
+            module = block.get_submodule(theirs)
+            shapes[f"blocks.{number}.{kind}"] = (module.out_features, module.in_features)
+    return shapes
 
 
 def _per_frame(values: Tensor, like: Tensor) -> Tensor:

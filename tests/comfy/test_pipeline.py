@@ -1,0 +1,386 @@
+"""Diffusers' pipeline with keyframes, beside ComfyUI: the same model, noise and schedule make the same clip."""
+
+import pytest
+
+pytest.importorskip("diffusers", reason="the trainer's packages are not installed: pip install .[train]")
+
+import torch  # noqa: E402
+from diffusers import GGUFQuantizationConfig, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from demo_model import BASE, LORA, VAE  # noqa: E402
+from demo_model.studio import TASKS, Studio, Take  # noqa: E402
+from demo_model.text import encode  # noqa: E402
+from demo_model.world import LENGTH, SIZE, TEST_SEEDS, draw, scene  # noqa: E402
+from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_vae, open_wan  # noqa: E402
+from pusa_core.keyframes import ClipPlan, still_keyframe  # noqa: E402
+from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas  # noqa: E402
+from tests import tiny  # noqa: E402
+
+SCENE = scene(TEST_SEEDS + 7000, motion="moves")
+TEXT = encode(SCENE.caption)
+
+
+@pytest.fixture(scope="module")
+def studio(comfyui):
+    return Studio()
+
+
+def make_pipe(**options):
+    wan = WanPipeline(None, None, open_vae(VAE), None, open_wan(BASE, torch.float32), **options)
+    pipe = PusaWanPipeline.from_wan(wan)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make_pipe()
+
+
+@pytest.fixture(scope="module")
+def taught():
+    pipe = make_pipe()
+    pipe.load_pusa_lora(LORA, 1.2)
+    return pipe
+
+
+def settings(**changed):
+    call = {"height": SIZE, "width": SIZE, "num_frames": LENGTH, "prompt_embeds": TEXT, "output_type": "latent"}
+    return {**call, "negative_prompt_embeds": torch.zeros_like(TEXT), "num_inference_steps": 4, **changed}
+
+
+def noise(seed=0):
+    return torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("m", [0.0, 0.4])
+@pytest.mark.parametrize("task", TASKS)
+def test_clips_agree_with_comfyui(studio, taught, task, m, inference_mode):
+    theirs = studio.latents([SCENE], Take(task, alpha=1.2, m=(m,), steps=4))
+    keyframes = TASKS[task].keyframes(draw([SCENE])[0], (m,))
+    call = settings(keyframes=keyframes, latents=noise())
+    ours = taught(**call).frames
+    theirs_seen = studio.base.model.process_latent_in(theirs)
+    assert (ours - theirs_seen).norm() < 1e-4 * theirs_seen.norm()
+    frames = torch.from_numpy(taught(**{**call, "output_type": "np"}).frames)
+    assert (frames - studio.decode(theirs)).abs().max() < 1 / 255
+
+
+# --- small random models without a VAE, whose plans are latents as the model sees them ------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wans")
+    names = {"high": {"seed": 1}, "low": {"seed": 2}, "5b": {"seed": 3, "channels": 48}}
+    return {name: tiny.write_wan(folder / f"{name}.safetensors", **options) for name, options in names.items()}
+
+
+def random_pipe(*files, **config):
+    pipe = PusaWanPipeline.from_wan(
+        WanPipeline(None, None, None, None, *(open_wan(f, torch.float32) for f in files), **config)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def plain(files):
+    return random_pipe(files["high"])
+
+
+MODE = {0: 0.0, 2: 0.4, 5: (0.3, "hold")}
+
+
+def random_call(clip, **changed):
+    """A call on a clip of the fixture `make_clip`, with its clean latents as the model sees them."""
+    start = torch.randn(clip.clean.shape, generator=torch.Generator().manual_seed(3))
+    call = {
+        "keyframes": ClipPlan(clip.plan.schedule, clip.clean), "num_frames": 21, "latents": start, "output_type": "latent",
+        "prompt_embeds": tiny.conditioning(seed=1)[0][0], "negative_prompt_embeds": tiny.conditioning(seed=2)[0][0],
+    }  # fmt: skip
+    return {**call, **changed}
+
+
+def sampled_by_comfyui(host, models, text, clip):
+    """The clip that `random_call` makes, as the model sees it."""
+    samples = host.sample_clip(
+        models[0], text.positive, text.negative, clip.latent, host.Sampling(3, 10, 3.0, "euler", "pusa", 5.0), clip.plan,
+        *models[1:],
+    )["samples"]  # fmt: skip
+    return models[0].model.process_latent_in(samples)
+
+
+def test_two_experts_agree_with_comfyui(host, files, wan, low_noise_wan, text, make_clip, inference_mode):
+    clip = make_clip(wan, MODE)
+    ours = random_pipe(files["high"], files["low"], boundary_ratio=0.875)(**random_call(clip)).frames
+    theirs = sampled_by_comfyui(host, [wan, low_noise_wan], text, clip)
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    alone = random_pipe(files["high"])(**random_call(clip)).frames
+    assert (ours - alone).norm() > 1e-2 * theirs.norm()
+
+
+@pytest.mark.parametrize("expand", [False, True])
+def test_the_5b_agrees_with_comfyui(host, files, wan_5b, text, make_clip, expand, inference_mode):
+    clip = make_clip(wan_5b, MODE)
+    ours = random_pipe(files["5b"], expand_timesteps=expand)(**random_call(clip)).frames
+    theirs = sampled_by_comfyui(host, [wan_5b], text, clip)
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_a_bent_map_agrees_with_comfyui(pack, host, plain, wan, text, make_clip, inference_mode):
+    clip = make_clip(wan, {0: 0.0})
+    frames = [FrameMap(f.knots) for f in clip.plan.schedule.frames]
+    bent = FrameSchedule((*frames[:3], FrameMap(((0.0, 0.0), (0.5, 0.2), (1.0, 0.9))), *frames[4:]))
+    call = random_call(clip, keyframes=ClipPlan(bent, clip.clean))
+    core = pack.pusa_core
+    clip.plan = core.keyframes.ClipPlan(core.schedule.FrameSchedule.from_json(bent.to_json()), clip.plan.clean)
+    theirs = sampled_by_comfyui(host, [wan], text, clip)
+    assert (plain(**call).frames - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_without_keyframes_it_is_the_stock_pipeline(plain, make_clip, wan, inference_mode):
+    stock = WanPipeline(None, None, None, PusaScheduler(shift=5.0), plain.transformer)
+    stock.set_progress_bar_config(disable=True)
+    call = random_call(make_clip(wan, {}), num_inference_steps=4, guidance_scale=3.0)
+    for keyframes in (call.pop("keyframes"), ()):
+        ours, theirs = plain(**call, keyframes=keyframes).frames, stock(**call).frames
+        assert (ours - theirs).abs().max() == 0.0
+
+
+def test_the_grid_is_pusas():
+    scheduler = PusaScheduler(shift=5.0)
+    scheduler.set_timesteps(7)
+    torch.testing.assert_close(scheduler.sigmas, pusa_sigmas(7, 5.0))
+    assert PusaScheduler.from_config(scheduler.config).config.shift == 5.0
+
+
+def test_other_schedulers_arrive_at_the_same_clip(plain, make_clip, wan, inference_mode):
+    """UniPC, which Wan comes with, rounds its timesteps and has a grid of its own."""
+    clip = make_clip(wan, MODE)
+    fine = plain(**random_call(clip, num_inference_steps=100)).frames
+    pipe = PusaWanPipeline.from_wan(plain)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    frames = pipe(**random_call(clip, num_inference_steps=30)).frames
+    assert frames[:, :, [0, 5]].equal(clip.clean[:, :, [0, 5]])
+    assert (frames - fine)[:, :, 2].norm() < 0.05 * (fine - clip.clean)[:, :, 2].norm()
+    assert (frames - fine).norm() < 0.05 * fine.norm()
+
+
+def test_prompts_in_a_batch_are_as_one_by_one(plain, make_clip, wan, inference_mode):
+    clip = make_clip(wan, MODE)
+    call = random_call(clip, num_inference_steps=3)
+    batch = {key: torch.cat([call[key], -call[key]]) for key in ("prompt_embeds", "negative_prompt_embeds", "latents")}
+    both = plain(**{**call, **batch}).frames
+    second = plain(**{**call, **{key: value[1:] for key, value in batch.items()}}).frames
+    torch.testing.assert_close(both[1:], second, rtol=1e-4, atol=1e-4)
+    assert both[:, :, 0].equal(clip.clean[:, :, 0].expand(2, -1, -1, -1))
+
+
+# --- callbacks -----------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_see_frames(plain, make_clip, wan, inference_mode):
+    clip, seen = make_clip(wan, MODE), []
+
+    def look(pipe, step, timestep, tensors):
+        seen.append((step, set(tensors), tensors["latents"]))
+        return {}
+
+    made = plain(**random_call(clip, num_inference_steps=4, callback_on_step_end=look)).frames
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3] and all(names == {"latents"} for _, names, _ in seen)
+    for _, _, latents in seen:
+        assert latents[:, :, 0].equal(clip.clean[:, :, 0])
+    # the frame of m = 0.4 is near its picture from the start
+    assert (seen[0][2] - clip.clean)[:, :, 2].norm() < 0.6 * clip.clean[:, :, 2].norm()
+    torch.testing.assert_close(seen[-1][2], made, rtol=1e-4, atol=1e-4)
+
+
+def test_callbacks_may_change_latents(plain, make_clip, wan, inference_mode):
+    clip = make_clip(wan, MODE)
+    call = random_call(clip, num_inference_steps=4)
+
+    def same(pipe, step, timestep, tensors):
+        return {"latents": tensors["latents"].clone()}
+
+    def mirrored(pipe, step, timestep, tensors):
+        return {"latents": tensors["latents"].flip(-1) if step == 1 else tensors["latents"]}
+
+    untouched = plain(**call).frames
+    torch.testing.assert_close(plain(**call, callback_on_step_end=same).frames, untouched, rtol=1e-4, atol=1e-4)
+    changed = plain(**call, callback_on_step_end=mirrored).frames
+    assert (changed - untouched)[:, :, 1].norm() > 0.1 * untouched[:, :, 1].norm()
+    assert changed[:, :, 0].equal(clip.clean[:, :, 0])
+
+
+def test_an_interrupted_run_gives_frames(plain, make_clip, wan, inference_mode):
+    clip = make_clip(wan, MODE)
+
+    def stop(pipe, step, timestep, tensors):
+        pipe._interrupt = step == 1
+        return {}
+
+    made = plain(**random_call(clip, num_inference_steps=4, callback_on_step_end=stop)).frames
+    assert made[:, :, 0].equal(clip.clean[:, :, 0])
+    assert (made - clip.clean)[:, :, 5].norm() < 0.6 * clip.clean[:, :, 5].norm()
+
+
+def test_nothing_stays_on_the_model(plain, make_clip, wan, inference_mode):
+    def fail(pipe, step, timestep, tensors):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plain(**random_call(make_clip(wan, MODE), callback_on_step_end=fail))
+    assert not plain.transformer._forward_hooks and not plain.transformer._forward_pre_hooks
+
+
+# --- LoRA ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0])
+@pytest.mark.parametrize("spelling", tiny.SPELLINGS)
+def test_loras_in_any_spelling_do_what_they_do_in_comfyui(
+    host, files, wan, text, make_clip, tmp_path, spelling, alpha, inference_mode
+):
+    path = tiny.write_lora(tmp_path / "lora.safetensors", spelling=spelling, alpha=alpha)
+    clip, pipe = make_clip(wan, MODE), random_pipe(files["high"])
+    with torch.inference_mode(False):
+        report = pipe.load_pusa_lora(path, 1.3)
+    assert report.matched == report.total
+    theirs = sampled_by_comfyui(host, [host.load_pusa_lora(wan, str(path), 1.3)[0]], text, clip)
+    assert (pipe(**random_call(clip)).frames - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_loras_stack_and_come_off(files, plain, make_clip, wan, tmp_path, inference_mode):
+    pusa, other = (tiny.write_lora(tmp_path / f"{seed}.safetensors", seed=seed, gain=0.1) for seed in (1, 2))
+    pipe, call = random_pipe(files["high"]), random_call(make_clip(wan, MODE), num_inference_steps=2)
+
+    def made(*loras):
+        for path, name, alpha in loras:
+            pipe.load_pusa_lora(path, alpha, adapter_name=name)
+        return pipe(**call).frames
+
+    with torch.inference_mode(False):
+        alone = made((pusa, "pusa", 1.4))
+        both = made((other, "other", 0.7))
+        assert pipe.get_active_adapters() == ["pusa", "other"]
+        assert (both - alone).norm() > 1e-3 * alone.norm()
+        pipe.delete_adapters(["pusa", "other"])
+        turned = made((other, "other", 0.7), (pusa, "pusa", 1.4))
+        torch.testing.assert_close(turned, both, rtol=1e-4, atol=1e-4)
+        pipe.delete_adapters(["pusa", "other"])
+    torch.testing.assert_close(made(), plain(**call).frames)
+
+
+def test_each_expert_has_its_own_lora(files, make_clip, wan, tmp_path, inference_mode):
+    path = tiny.write_lora(tmp_path / "lora.safetensors")
+    pipe, call = random_pipe(files["high"], files["low"], boundary_ratio=0.875), random_call(make_clip(wan, MODE))
+    with torch.inference_mode(False):
+        pipe.load_pusa_lora(path, 1.0, low_noise=True)
+    assert pipe.transformer_2.active_adapters() == ["pusa"] and not getattr(pipe.transformer, "peft_config", {})
+    assert (pipe(**call).frames - random_pipe(files["high"], files["low"], boundary_ratio=0.875)(**call).frames).norm() > 0.1
+
+
+def test_loras_of_other_models_are_refused(plain, tmp_path):
+    path = tiny.write_lora(tmp_path / "wide.safetensors", dim=256)
+    with pytest.raises(ValueError, match="width 256, this model has width 128"):
+        plain.load_pusa_lora(path)
+    with pytest.raises(ValueError, match="has no low-noise model"):
+        plain.load_pusa_lora(path, low_noise=True)
+    assert not getattr(plain.transformer, "peft_config", {})
+
+
+# --- Diffusers' ways to save memory and time, as far as a CPU shows them ----------------------------------------------------
+
+
+def offloaded_in_groups(wan):
+    cpu = torch.device("cpu")
+    wan.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+
+
+WAYS = {
+    "group offload": offloaded_in_groups,
+    "compiled": lambda wan: wan.compile(backend="eager"),
+    "compiled blocks": lambda wan: wan.compile_repeated_blocks(backend="eager"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_to_run_change_nothing(files, plain, make_clip, wan, way, inference_mode):
+    call = random_call(make_clip(wan, MODE), num_inference_steps=2)
+    pipe = random_pipe(files["high"])
+    with torch.inference_mode(False):
+        WAYS[way](pipe.transformer)
+        torch.testing.assert_close(pipe(**call).frames, plain(**call).frames)
+
+
+def test_model_offload_changes_nothing(make_clip, wan, taught, inference_mode):
+    call = settings(keyframes=TASKS["image to video"].keyframes(draw([SCENE])[0], (0.2,)), latents=noise())
+    with torch.inference_mode(False):
+        pipe = make_pipe()
+        expected = pipe(**call).frames
+        pipe.enable_model_cpu_offload(device="cpu")
+        torch.testing.assert_close(pipe(**call).frames, expected)
+
+
+@pytest.mark.parametrize("lighter", ["bfloat16", "float8_e4m3fn", "gguf"])
+def test_lighter_models_make_nearly_the_same(files, plain, make_clip, wan, lighter, tmp_path, inference_mode):
+    clip = make_clip(wan, MODE)
+    call = random_call(clip, num_inference_steps=3)
+    pipe = random_pipe(files["high"])
+    with torch.inference_mode(False):
+        if lighter == "gguf":
+            pipe.transformer = quantised(files["high"], tmp_path)
+        elif lighter == "bfloat16":
+            pipe.transformer = open_wan(files["high"])
+        else:
+            pipe.transformer.enable_layerwise_casting(getattr(torch, lighter), torch.float32)
+    made, exact = pipe(**call).frames, plain(**call).frames
+    assert 1e-4 * exact.norm() < (made - exact).norm() < 0.1 * exact.norm()
+    assert made[:, :, [0, 5]].equal(clip.clean[:, :, [0, 5]])
+
+
+def quantised(file, folder):
+    """A Wan whose blocks are Q8_0, opened by Diffusers' own GGUF loader."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(folder / "wan.gguf", "wan")
+    for key, tensor in load_file(file).items():
+        if key.startswith("blocks") and tensor.ndim == 2:
+            writer.add_tensor(key, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(key, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    open_wan(file).save_config(folder)
+    how = {"quantization_config": GGUFQuantizationConfig(torch.float32), "torch_dtype": torch.float32}
+    return WanTransformer3DModel.from_single_file(str(folder / "wan.gguf"), config=str(folder), **how)
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------------
+
+
+def test_plans_for_another_clip_are_refused(pipe, inference_mode):
+    start = [still_keyframe(torch.zeros(1, SIZE, SIZE, 3), 0, "pixel", 0.0)]
+    plan = pipe.plan(start, SIZE, SIZE, LENGTH)
+    with pytest.raises(ValueError, match="The plan is for 17 frames, but num_frames is 21: give 17."):
+        pipe(**settings(keyframes=plan, num_frames=21))
+    with pytest.raises(ValueError, match="keyframes are 64x64, but the clip is to be 80x64"):
+        pipe(**settings(keyframes=plan, width=80))
+    with pytest.raises(ValueError, match="20 frames is not 4n"):
+        pipe(**settings(keyframes=start, num_frames=20))
+
+
+def test_image_to_video_models_are_refused(plain):
+    wan = WanTransformer3DModel(**{**plain.transformer.config, "in_channels": 36})
+    with pytest.raises(ValueError, match="takes 36 input channels"):
+        PusaWanPipeline.from_wan(WanPipeline(None, None, None, None, wan))
+
+
+def test_other_vaes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no Wan2.1 VAE"):
+        open_vae(tiny.write_wan(tmp_path / "wan.safetensors"))
