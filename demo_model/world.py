@@ -37,7 +37,7 @@ MOTIONS = ("moves", "bounces", "spins", "grows", "shrinks")
 SILENT = {"a", "an", "the", "and", "on", "background"}
 WORDS = (*COLOURS, *SHAPES, *MOTIONS, *DIRECTIONS, *SPEEDS, *BACKGROUNDS)
 BOUNCE_SPEED = 2.4
-SPIN = math.radians(9)  # a frame
+SPIN = math.radians(6)  # a frame
 
 # Never together in a training clip: what a model makes of them, it has understood.
 HELD_OUT = {("red", "cross"), ("cyan", "triangle"), ("yellow", "circle"), ("blue", "bar")}
@@ -55,7 +55,6 @@ class Actor:
     speed: str | None = None
     start: tuple[float, float] = (SIZE / 2, SIZE / 2)
     radius: float = 12.0
-    turn: float = 0.0  # the starting angle
 
     @property
     def caption(self) -> str:
@@ -66,7 +65,7 @@ class Actor:
         """(x, y, radius, angle) in every frame: (length, 4), in pixels and radians."""
         frame = torch.arange(length, dtype=torch.float32)
         radius = torch.full_like(frame, self.radius)
-        angle = torch.full_like(frame, self.turn)
+        angle = torch.zeros_like(frame)
         x, y = (torch.full_like(frame, value) for value in self.start)
         if self.motion in ("moves", "bounces"):
             pace = SPEEDS[self.speed] if self.speed else BOUNCE_SPEED
@@ -75,7 +74,7 @@ class Actor:
         if self.motion == "bounces":
             x, y = _reflect(x, self.radius), _reflect(y, self.radius)
         if self.motion == "spins":
-            angle = angle + SPIN * frame
+            angle = SPIN * frame
         if self.motion in ("grows", "shrinks"):
             share = frame / (length - 1)
             radius = 7 + 8 * (share if self.motion == "grows" else 1 - share)
@@ -181,7 +180,6 @@ def _actor(
 ) -> Actor:
     radius = rng.uniform(10.5, 13.5)
     margin = _margin(15 if motion in ("grows", "shrinks") else radius)
-    turn = rng.uniform(0, math.tau) if motion == "spins" else 0.0
     drawn = rng.choice(list(DIRECTIONS)) if motion in ("moves", "bounces") else None
     direction = drawn and (direction or drawn)
     drawn = rng.choice(list(SPEEDS)) if motion == "moves" else None
@@ -191,12 +189,12 @@ def _actor(
         way = SPEEDS[speed] * (LENGTH - 1) if speed else rng.uniform(0.25, 0.75) * BOUNCE_SPEED * (LENGTH - 1)
         along = _start_along(rng, radius, way, sum(DIRECTIONS[direction]), bounces=motion == "bounces")
         x, y = (along, y) if DIRECTIONS[direction][0] else (x, along)
-    return Actor(colour, shape, motion, direction, speed, (x, y), radius, turn)
+    return Actor(colour, shape, motion, direction, speed, (x, y), radius)
 
 
 def _margin(radius: float) -> float:
-    """How near to the picture's edge an object's centre may come: a bar reaches so far."""
-    return 1.15 * radius + 0.5
+    """How near to the picture's edge an object's centre may come: a cross reaches so far."""
+    return 1.2 * radius + 0.5
 
 
 def _start_along(rng: random.Random, radius: float, way: float, sign: int, bounces: bool) -> float:
@@ -292,8 +290,8 @@ def _triangle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 
 def _cross(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    a, b, arm = x.abs(), y.abs(), 0.38 * r
-    return torch.minimum(torch.maximum(a - arm, b - r), torch.maximum(b - arm, a - r))
+    a, b, arm, reach = x.abs(), y.abs(), 0.33 * r, 1.2 * r
+    return torch.minimum(torch.maximum(a - arm, b - reach), torch.maximum(b - arm, a - reach))
 
 
 DISTANCES = {"circle": _circle, "bar": _bar, "triangle": _triangle, "cross": _cross}
