@@ -17,6 +17,7 @@ from demo_model import FIRST_FRAME_LORA
 from demo_model.measure import caption_share, colour_drift, decibels, mean_motion_error, permanence
 from demo_model.studio import TASKS, Studio, Take
 from demo_model.world import TEST_SEEDS, draw, scene, scene_of
+from pusa_core.picture import contact_sheet, save_picture
 
 CLIPS = 32
 SCENES, TEXTS = TEST_SEEDS + 3000, TEST_SEEDS + 4000  # seeds that training never looked at
@@ -36,7 +37,6 @@ SWEEPS = {
 }
 SHEET = bench.ROOT / "web" / "pictures" / "demo.png"
 SHEET_TEXT = "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background"
-SHEET_EVERY, SHEET_ZOOM = 2, 2
 
 
 def main() -> None:
@@ -117,28 +117,13 @@ def sweep_table(studio: Studio, name: str, count: int) -> str:
 
 def draw_sheet(studio: Studio) -> None:
     """Frames by settings, as a picture: what was given has a white frame."""
-    from PIL import Image, ImageDraw
-
     clip = scene_of(SHEET_TEXT, 0)
     settings = [(f"{task}: {PUSA}", Take(task)) for task in TASKS]
     settings += [(f"image to video: {name}", Take("image to video", **how)) for name, how in METHODS.items() if name != PUSA]
     settings += [(f"image to video: {PUSA}, alpha {alpha:g}", Take("image to video", alpha=alpha)) for alpha in (0.5, 2.0)]
     rows = [("the true clip", draw([clip])[0], ())]
     rows += [(name, studio.film([clip], take)[0], TASKS[take.task].given) for name, take in settings]
-    frames = range(0, len(rows[0][1]), SHEET_EVERY)
-    side, gap, label = rows[0][1].shape[2] * SHEET_ZOOM, 4, 20
-    sheet = Image.new("RGB", (len(frames) * (side + gap) + gap, len(rows) * (side + label + gap)), (24, 24, 27))
-    pen = ImageDraw.Draw(sheet)
-    for row, (name, pictures, given) in enumerate(rows):
-        top = row * (side + label + gap)
-        pen.text((gap, top + 4), name, fill=(228, 228, 231))
-        for column, frame in enumerate(frames):
-            picture = Image.fromarray((pictures[frame].clamp(0, 1) * 255).to(torch.uint8).numpy()).resize((side, side), 0)
-            left = gap + column * (side + gap)
-            sheet.paste(picture, (left, top + label))
-            if frame in given:
-                pen.rectangle((left, top + label, left + side - 1, top + label + side - 1), outline="white", width=2)
-    sheet.save(SHEET, optimize=True)
+    save_picture(contact_sheet(rows), SHEET)
     print(f"Drew {SHEET}")
 
 

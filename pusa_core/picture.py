@@ -1,9 +1,11 @@
-"""A schedule as a picture: one row for every latent frame, one column for every step, colour for sigma."""
+"""Pictures to look at: a schedule, with a row for every latent frame and a column for every step; clips, frame by frame."""
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,3 +92,37 @@ def _colour(sigma: float) -> tuple[int, int, int]:
     low = min(int(position), len(CLEAN_TO_NOISE) - 2)
     mixed = CLEAN_TO_NOISE[low] + (position - low) * (CLEAN_TO_NOISE[low + 1] - CLEAN_TO_NOISE[low])
     return tuple(int(v) for v in mixed)  # type: ignore[return-value]
+
+
+def contact_sheet(rows: Sequence[tuple[str, Tensor, Collection[int]]], every: int = 2, side: int = 128) -> Tensor:
+    """Clips as a picture, one row for each.
+
+    Args:
+        rows: (what it is, frames (T, H, W, 3) in [0, 1], numbers of the frames that were given, which get a frame).
+        every: show every n-th frame.
+        side: height of a frame in pixels.
+
+    Returns:
+        (1, H, W, 3), float in [0, 1].
+    """
+    gap, label = 4, 20
+    frames = range(0, max(len(clip) for _, clip, _ in rows), every)
+    across = max(round(side * clip.shape[2] / clip.shape[1]) for _, clip, _ in rows)
+    sheet = Image.new("RGB", (len(frames) * (across + gap) + gap, len(rows) * (side + label + gap)), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, clip, given) in enumerate(rows):
+        top = row * (side + label + gap) + label
+        draw.text((gap, top - label + 3), name, INK, ImageFont.load_default(13))
+        width = round(side * clip.shape[2] / clip.shape[1])
+        for column, frame in enumerate(frames[: math.ceil(len(clip) / every)]):
+            pixels = (clip[frame].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+            left = gap + column * (across + gap)
+            sheet.paste(Image.fromarray(pixels).resize((width, side), Image.Resampling.NEAREST), (left, top))
+            if frame in given:
+                draw.rectangle((left, top, left + width - 1, top + side - 1), outline="white", width=2)
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes a picture (1, H, W, 3) in [0, 1] as a file of the kind that its name says."""
+    Image.fromarray((picture[0] * 255).round().to(torch.uint8).numpy()).save(path, optimize=True)

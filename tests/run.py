@@ -28,7 +28,7 @@ except ModuleNotFoundError:  # Python 3.10
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-print("\\n".join(project["dependencies"] + extras["test"] + extras["train"]))
+print("\\n".join({*project["dependencies"], *extras["test"], *extras["train"], *extras["diffusers"]}))
 """
 
 
@@ -64,7 +64,8 @@ def prepare(comfyui: Path | None) -> Path:
 
 def _wanted(python: Path, comfyui: Path | None) -> tuple[list[str], str]:
     """pip's arguments, and a key that changes with anything they stand for."""
-    ours = subprocess.check_output([str(python), "-c", READ_PYPROJECT, str(PACK / "pyproject.toml")], text=True).splitlines()
+    said = subprocess.check_output([str(python), "-c", READ_PYPROJECT, str(PACK / "pyproject.toml")], text=True)
+    ours = sorted(said.splitlines())
     if comfyui is None:
         return ours, _key(ours)
     requirements = comfyui / "requirements.txt"

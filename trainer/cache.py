@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from pusa_core.frames import latent_length
 from pusa_core.hosts.comfyui_folder import import_comfyui
 from pusa_core.pictures import fit_pictures
+from pusa_core.videos import frame_rate, read_frames
 
 from .data import NEGATIVE, PackedText, as_json, read_told, save_clip
 
@@ -102,27 +102,20 @@ def read_clip(path: Path, length: int, width: int, height: int, fps: float | Non
     Raises:
         ValueError: it cannot be read, is too short, or has fewer frames a second than asked for.
     """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or 0)
-            chosen = [round(i * rate / fps) if fps else i for i in range(length)]
-            frames = enumerate(itertools.islice(container.decode(stream), chosen[-1] + 1))
-            wanted, count, pictures = set(chosen), 0, []
-            for number, frame in frames:
-                count = number + 1
-                if number in wanted:
-                    pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}): check the file.") from error
+    rate = frame_rate(path)
     if fps and fps > rate:
         raise ValueError(f"{path} has {rate:g} frames a second, fewer than --fps {fps:g}: give at most {rate:g}.")
+    chosen = [round(i * rate / fps) if fps else i for i in range(length)]
+    wanted, count, pictures = set(chosen), 0, []
+    for count, picture in enumerate(itertools.islice(read_frames(path), chosen[-1] + 1), 1):
+        if count - 1 in wanted:
+            pictures.append(fit_pictures(picture, width, height, "crop"))
     if count <= chosen[-1]:
         raise ValueError(
             f"{path} has {count} frames at {rate:g} a second, but {chosen[-1] + 1} are needed "
             f"for {length} at {fps or rate:g}: take a shorter --length or leave the clip out."
         )
-    return fit_pictures(torch.stack(pictures).float() / 255, width, height, "crop")
+    return torch.cat(pictures)
 
 
 def cache_key(source: Source, settings: dict[str, Any]) -> str:

@@ -1,79 +1,109 @@
-"""Makes four clips with the shared workflows on a real ComfyUI: python3 workflows/demo.py [output folder]
+"""Makes four clips with the small model that comes with the pack: python3 workflows/demo.py [output folder]
 
-Sets up its environment like tests/run.py, starts ComfyUI with this pack, runs image to video, start-end, extension and
-text to video on the small model that comes with the pack, and leaves videos and schedule pictures in demo_output/.
-Without a ComfyUI it draws the schedules only.
+Sets up its environment like tests/run.py, then makes image to video, start-end, extension and text to video: with the shared
+workflows on a ComfyUI that it starts, where one is found, else on Diffusers. It leaves videos, schedule pictures and a
+contact sheet in demo_output/. PUSA_DEMO_HOST=diffusers leaves a ComfyUI alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 DEMOS = ("demo_image_to_video", "demo_start_end", "demo_extension", "demo_text_to_video")
+GIVEN = {DEMOS[0]: [0], DEMOS[1]: [0, 16], DEMOS[2]: range(5)}  # frames of the made clips, for the contact sheet
+TEXT, SIZE, FPS = "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background", 64, 8.0
+
+
+def host() -> Path | None:
+    """The ComfyUI to use; None for Diffusers."""
+    from pusa_core.hosts.comfyui_folder import find_comfyui
+
+    return None if os.environ.get("PUSA_DEMO_HOST") == "diffusers" else find_comfyui()
 
 
 def main(arguments: list[str]) -> int:
     folder = Path(arguments[0] if arguments else "demo_output").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get
-
-    comfyui = find_comfyui()
-    if comfyui is None:
-        print(f"No ComfyUI was found, so the schedules are drawn without making videos. {how_to_get()}")
-        made = draw_schedules(folder)
-    else:
-        made = run_workflows(comfyui, folder)
-    print("Made:", *(f"  {path}" for path in made), sep="\n")
+    comfyui = host()
+    made = run_workflows(comfyui, folder) if comfyui else run_diffusers(folder)
+    made.append(draw_sheet(folder))
+    print(f"Made in {folder}:", *(f"  {path.name}" for path in made), sep="\n")
+    print(f"Open the contact sheet first: {made[-1]}")
     return 0
 
 
 def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
     """Runs the demos on a ComfyUI of their own and collects what they made."""
+    from tqdm import tqdm
+
     from tests.server.server import ComfyServer
 
-    server, made = ComfyServer(comfyui), []
-    print(f"Starting ComfyUI from {comfyui}", flush=True)
-    with server:
-        for number, name in enumerate(DEMOS, 1):
-            start = time.monotonic()
-            print(f"[{number}/{len(DEMOS)}] {name}", end=" ", flush=True)
-            prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-            run = server.run(prompt)
-            for path in run.files:
-                made.append(
-                    Path(shutil.copyfile(path, folder / f"{name}{'_schedule' * (path.suffix == '.png')}{path.suffix}"))
-                )
-            print(f"{time.monotonic() - start:.1f} s", flush=True)
-    return made
-
-
-def draw_schedules(folder: Path) -> list[Path]:
-    """The published tasks' schedules as pictures, by the core alone."""
-    from PIL import Image
-
-    from pusa_core.picture import draw_schedule
-    from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
-
-    tasks = {
-        "image_to_video": {0: 0.2},
-        "start_end": {0: 0.2, 20: 0.5},
-        "extension": dict(enumerate((0.0, 0.3, 0.4, 0.5))),
-        "text_to_video": {},
-    }
     made = []
-    for name, multipliers in tasks.items():
-        schedule = FrameSchedule.build(21, {frame: FrameMap.line(m) for frame, m in multipliers.items()})
-        picture = draw_schedule(schedule, pusa_sigmas(10).tolist(), [f"{name}: {schedule.to_json()}"])
-        made.append(folder / f"{name}_schedule.png")
-        Image.fromarray((picture[0].numpy() * 255).astype("uint8")).save(made[-1])
+    print(f"Starting ComfyUI from {comfyui}", flush=True)
+    with ComfyServer(comfyui) as server:
+        for name in (bar := tqdm(DEMOS, unit="video")):
+            bar.set_description(name)
+            prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+            for path in server.run(prompt).files:
+                kept = folder / f"{name}{'_schedule' * (path.suffix == '.png')}{path.suffix}"
+                made.append(Path(shutil.copyfile(path, kept)))
     return made
+
+
+def run_diffusers(folder: Path) -> list[Path]:
+    """Makes the same clips as a batch of jobs, with pictures of the same scene."""
+    import torch
+
+    from batch.jobs import FramesOf, ImageAt, Job
+    from batch.make import Models
+    from batch.run import run
+    from demo_model.world import draw, scene_of
+    from pusa_core.picture import draw_schedule, save_picture
+    from pusa_core.schedule import FrameSchedule
+    from pusa_core.videos import write_video
+
+    print("Making the clips on Diffusers", flush=True)
+    scene = scene_of(TEXT, seed=0)
+    clip = draw([scene])[0]
+    start, end, whole = (folder / name for name in ("given_start.png", "given_end.png", "given_clip.mp4"))
+    save_picture(clip[:1], start)
+    save_picture(clip[-1:], end)
+    write_video(whole, clip, FPS, quality=0)
+    pictures = ImageAt(str(start), noise=0.0), ImageAt(str(end), frame=-1, noise=0.0)
+    keyframes = (pictures[:1], pictures, (FramesOf(str(whole), "first", 5, noise="0"),), ())
+    size = {"width": SIZE, "height": SIZE, "length": len(clip), "fps": FPS}
+    jobs = [Job(scene.caption, name, keyframes=given, **size) for name, given in zip(DEMOS, keyframes)]
+    for name in DEMOS:
+        (folder / f"{name}.json").unlink(missing_ok=True)  # a second run makes them again
+    report = run(jobs, [], Models(device="cuda" if torch.cuda.is_available() else "cpu"), folder)
+    if report.faults:
+        sys.exit(str(report))
+    made = []
+    for name in DEMOS:
+        told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        schedule = FrameSchedule.from_json(json.dumps(told["schedule"]))
+        made += [folder / f"{name}.mp4", folder / f"{name}_schedule.png"]
+        save_picture(draw_schedule(schedule, told["sigmas"], told["notes"]), made[-1])
+    return made
+
+
+def draw_sheet(folder: Path) -> Path:
+    """All clips, frame by frame, read back from their files."""
+    import torch
+
+    from pusa_core.picture import contact_sheet, save_picture
+    from pusa_core.videos import read_frames
+
+    rows = [(name, torch.cat(list(read_frames(folder / f"{name}.mp4"))), GIVEN.get(name, ())) for name in DEMOS]
+    save_picture(contact_sheet(rows), folder / "contact_sheet.png")
+    return folder / "contact_sheet.png"
 
 
 if __name__ == "__main__":
@@ -82,4 +112,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(PACK / "tests"))
     import run as setup
 
-    sys.exit(subprocess.call([str(setup.python_for(setup.find_comfyui())), __file__, "--prepared", *sys.argv[1:]]))
+    sys.exit(subprocess.call([str(setup.python_for(host())), __file__, "--prepared", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -195,12 +195,13 @@ class PusaWanPipeline(WanPipeline):
         """
         config = {"boundary_ratio": wan.config.boundary_ratio, "expand_timesteps": wan.config.expand_timesteps}
         pipe = cls(**{**wan.components, "scheduler": PusaScheduler(shift=shift)}, **config)
-        for model in pipe._transformers:
+        for model in pipe.transformers:
             check_text_to_video(model.config.in_channels, model.config.out_channels)
         return pipe
 
     @property
-    def _transformers(self) -> list[WanTransformer3DModel]:
+    def transformers(self) -> list[WanTransformer3DModel]:
+        """One, or Wan2.2's two."""
         return [model for model in (self.transformer, self.transformer_2) if model is not None]
 
     def load_pusa_lora(
@@ -233,7 +234,7 @@ class PusaWanPipeline(WanPipeline):
         beside = wan.active_adapters() if getattr(wan, "peft_config", None) else []
         self.load_lora_weights(tensors, adapter_name=adapter_name, load_into_transformer_2=low_noise)
         for layer in wan.modules():
-            if isinstance(layer, BaseTunerLayer):  # `set_adapters` would also set the strength of the others
+            if isinstance(layer, LoraLayer):  # `set_adapters` would also set the strength of the others
                 layer.set_adapter([*beside, adapter_name])
                 layer.set_scale(adapter_name, alpha)
         return report
@@ -286,9 +287,10 @@ class PusaWanPipeline(WanPipeline):
         Raises:
             ValueError: a keyframe cannot be placed, or the plan is for another length or size.
         """
-        plan = keyframes if isinstance(keyframes, ClipPlan) else None
-        if plan is None and keyframes:
-            plan = self.plan(keyframes, height, width, num_frames)
+        if isinstance(keyframes, ClipPlan):
+            plan: ClipPlan | None = keyframes
+        else:
+            plan = self.plan(keyframes, height, width, num_frames) if keyframes else None
         call = {
             "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
@@ -301,7 +303,7 @@ class PusaWanPipeline(WanPipeline):
             return super().__call__(**call, **callback)
         self._check_plan(plan, height, width, num_frames)
         run = _Run(self, plan)
-        with run.on(self._transformers):
+        with run.on(self.transformers):
             return super().__call__(**call, **run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs))
 
     def _check_plan(self, plan: ClipPlan, height: int, width: int, num_frames: int) -> None:
@@ -380,7 +382,7 @@ def _per_token(values: Tensor, latents: Tensor) -> Tensor:
     return values.repeat_interleave((latents.shape[3] // PATCH) * (latents.shape[4] // PATCH), dim=1)
 
 
-def _linear_shapes(wan: nn.Module) -> dict[str, tuple[int, int]]:
+def _linear_shapes(wan: WanTransformer3DModel) -> dict[str, tuple[int, int]]:
     shapes = {}
     for number, block in enumerate(wan.blocks):
         for theirs, kind in DIFFUSERS_KINDS.items():
