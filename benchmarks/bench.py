@@ -33,8 +33,11 @@ def comfyui_folder() -> Path:
 
 def use_comfyui(options: argparse.Namespace) -> None:
     """Makes `import comfy` give a real ComfyUI, on the GPU where there is one."""
-    sys.path.insert(0, str(comfyui_folder()))  # first: this repository has a folder called nodes, too
     import torch
+
+    from tests import tiny  # noqa: F401 - before ComfyUI's folder is on the path: it has a package of that name
+
+    sys.path.insert(0, str(comfyui_folder()))  # first: this repository has a folder called nodes, too
     from comfy.cli_args import args
 
     args.cpu = options.cpu or not torch.cuda.is_available()

@@ -49,10 +49,10 @@ def main() -> None:
     with torch.inference_mode():
         if options.sheet:
             return draw_sheet(studio)
-        tables = [tasks_table, fidelity_table, text_table]
-        parts = [table(studio, options.clips) for table in tables]
-        parts += [sweep_table(studio, name, options.clips // 2) for name in SWEEPS]
-    bench.publish("quality", "\n\n".join(parts), options.write)
+        tables = [table(studio, options.clips) for table in (tasks_table, fidelity_table, text_table)]
+        sweeps = [sweep_table(studio, name, options.clips // 2) for name in SWEEPS]
+    bench.publish("quality", "\n\n".join(tables), options.write)
+    bench.publish("sweeps", "\n\n".join(sweeps), options.write)
 
 
 def scenes(count: int, motions: tuple[str, ...] = ("moves",)) -> list:

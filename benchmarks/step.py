@@ -1,8 +1,10 @@
-"""What Pusa costs: one sampling step's time and memory, building a schedule, and the pack's share of ComfyUI's start.
+"""What Pusa costs: one sampling step's time and memory on ComfyUI and on Diffusers, building a schedule, and the pack's
+share of ComfyUI's start.
 
 The step is one model evaluation by ComfyUI's own guider and euler at cfg 1, on a random Wan of real width with few layers:
 unpatched; with a Pusa schedule (m = 0.2 on the first latent frame, 0.5 on the last); and, to tell ComfyUI's share of the
-difference from ours, unpatched but given those frames' timesteps directly. All in one run, in turns.
+difference from ours, unpatched but given those frames' timesteps directly. The same step on Diffusers is a whole call of
+its pipeline with one step, without a text encoder and a VAE. All in one run, in turns.
 
 On the CPU, whose cores are rarely ours alone, a step's time is the CPU time of the process on one thread, which waiting
 for a core does not count into. On CUDA it is the wall clock. The ratio is the median of those within each round.
@@ -18,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import bench
 
 WIDTHS = {"1.3B": {"dim": 1536, "heads": 12, "ffn": 8960}, "14B": {"dim": 5120, "heads": 40, "ffn": 13824}}
-GOAL = 1.02
+GOAL, DIFFUSERS_GOAL = 1.02, 1.03
 LIMITS = {"schedule": 50, "start": 100}  # ms
 
 
@@ -54,38 +57,45 @@ def main() -> None:
 def step_report(options) -> str:
     import comfy.model_management
 
+    from tests import tiny
+
     on_cpu = comfy.model_management.cpu_mode()
     name = options.model or ("1.3B" if on_cpu else "14B")
     width, height, length = options.size or ((416, 240, 61) if on_cpu else (832, 480, 81))
     frames = (length - 1) // 4 + 1
     plan = bench.clip_plan(frames, {0: (0.2,), frames - 1: (0.5,)}, height // 8, width // 8)
-    models = variants(random_wan(name, options.layers, on_cpu), plan)
-    times = in_turns(models, plan, options.rounds)
-    peaks = {key: (peak_on_cpu if on_cpu else peak_on_cuda)(model, plan) for key, model in models.items()}
     tokens = frames * (height // 16) * (width // 16)
-    what = (
+    lines = [
         f"Wan {name} width, {options.layers} layers, {width}x{height}x{length} = {tokens:,} tokens, {options.rounds} rounds."
-    )
-    return f"{what} Goal: at most {GOAL} times the unpatched step.\n\n{step_table(times, peaks)}"
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = torch_dtype(on_cpu)
+        file = tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=options.layers, dtype=dtype)
+        hosts = (("ComfyUI", GOAL, on_comfyui), ("Diffusers", DIFFUSERS_GOAL, on_diffusers))
+        for host, goal, runs_on in hosts:
+            runs = runs_on(file, plan, on_cpu)
+            times = in_turns(runs, options.rounds, on_cpu)
+            peaks = {key: (peak_on_cpu if on_cpu else peak_on_cuda)(run) for key, run in runs.items()}
+            lines += [f"{host}; goal: at most {goal} times the unpatched step.", step_table(times, peaks)]
+    return "\n\n".join(lines)
 
 
-def random_wan(name: str, layers: int, on_cpu: bool):
+def torch_dtype(on_cpu: bool):
     import torch
 
-    from tests import tiny
-
-    dtype = torch.float32 if on_cpu else torch.bfloat16
-    with tempfile.TemporaryDirectory() as folder:
-        return tiny.load_wan(tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=layers, dtype=dtype))
+    return torch.float32 if on_cpu else torch.bfloat16
 
 
-def variants(model, plan) -> dict:
-    """The models to compare, all clones that share their weights."""
+def on_comfyui(file: Path, plan, on_cpu: bool) -> dict:
+    """What to compare: one step each, of clones that share their weights."""
     from comfy.patcher_extension import WrappersMP
 
     from pusa_core.hosts.comfyui import apply_schedule
+    from pusa_core.schedule import pusa_sigmas
     from pusa_core.virtual import coefficients
+    from tests import tiny
 
+    model = tiny.load_wan(file)
     ratio = coefficients(plan.schedule, 1.0).ratio
 
     def per_frame(executor, x, timestep, *args, **kwargs):
@@ -93,44 +103,60 @@ def variants(model, plan) -> dict:
 
     given = model.clone()
     given.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark", per_frame)
-    return {"unpatched": model, "Pusa schedule": apply_schedule(model, plan), "ComfyUI given (B, F) timesteps": given}
+    models = {"unpatched": model, "Pusa schedule": apply_schedule(model, plan), "ComfyUI given (B, F) timesteps": given}
+    text = [tiny.conditioning(tokens=512)] * 2
+    return {key: partial(bench.sample, m, plan, text, "euler", pusa_sigmas(10)[:2]) for key, m in models.items()}
 
 
-def step(model, plan) -> float:
-    """Seconds of one step."""
-    import comfy.model_management
-    import torch
+def on_diffusers(file: Path, plan, on_cpu: bool) -> dict:
+    """The same for Diffusers' pipeline and ours, which share a transformer."""
+    from diffusers import WanPipeline
 
-    from pusa_core.schedule import pusa_sigmas
+    from pusa_core.frames import pixel_length
+    from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_wan
     from tests import tiny
 
-    text = [tiny.conditioning(tokens=512)] * 2
-    on_cpu = comfy.model_management.cpu_mode()
+    wan = open_wan(file, torch_dtype(on_cpu)).to("cpu" if on_cpu else "cuda")
+    stock = WanPipeline(None, None, None, PusaScheduler(shift=5.0), wan)
+    pusa = PusaWanPipeline.from_wan(stock)
+    for pipe in (stock, pusa):
+        pipe.set_progress_bar_config(disable=True)
+    frames, height, width = plan.clean.shape[2:]
+    call = {
+        "prompt_embeds": tiny.conditioning(tokens=512)[0][0].to(wan.device), "guidance_scale": 1.0, "num_inference_steps": 1,
+        "num_frames": pixel_length(frames), "height": 8 * height, "width": 8 * width, "output_type": "latent",
+    }  # fmt: skip
+    return {"WanPipeline": partial(stock, **call), "with Pusa's keyframes": partial(pusa, keyframes=plan, **call)}
+
+
+def seconds(run, on_cpu: bool) -> float:
+    import torch
+
     clock = time.process_time if on_cpu else time.perf_counter
     begin = clock()
-    bench.sample(model, plan, text, "euler", pusa_sigmas(10)[:2])
+    run()
     if not on_cpu:
         torch.cuda.synchronize()
     return clock() - begin
 
 
-def in_turns(models: dict, plan, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every model's step in every round; the order turns round each time."""
-    times: dict[str, list[float]] = {key: [] for key in models}
-    for model in models.values():
-        step(model, plan)  # warms up
+def in_turns(runs: dict, rounds: int, on_cpu: bool) -> dict[str, list[float]]:
+    """Seconds of every run in every round; the order turns round each time."""
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for run in runs.values():
+        run()  # warms up
     for number in range(rounds):
-        for key in list(models)[:: -1 if number % 2 else 1]:
-            times[key].append(step(models[key], plan))
+        for key in list(runs)[:: -1 if number % 2 else 1]:
+            times[key].append(seconds(runs[key], on_cpu))
     return times
 
 
-def peak_on_cpu(model, plan) -> float:
+def peak_on_cpu(run) -> float:
     import torch
 
     options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
     with torch.profiler.profile(**options) as profile:
-        step(model, plan)
+        run()
     changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     taken = peak = 0
     for event in sorted(changes, key=lambda e: e.start_ns()):
@@ -139,21 +165,21 @@ def peak_on_cpu(model, plan) -> float:
     return peak / 2**20
 
 
-def peak_on_cuda(model, plan) -> float:
+def peak_on_cuda(run) -> float:
     import torch
 
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    step(model, plan)
+    run()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def step_table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:
-    rows = []
-    for key, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, times["unpatched"]))
-        row = [key, f"{statistics.median(seconds):.3f} s", f"{min(seconds):.3f} s", f"{ratio:.3f}"]
-        rows.append([*row, f"{peaks[key]:.0f} MiB", f"{peaks[key] / peaks['unpatched']:.3f}"])
+    rows, (base, *_) = [], times
+    for key, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times[base]))
+        row = [key, f"{statistics.median(taken):.3f} s", f"{min(taken):.3f} s", f"{ratio:.3f}"]
+        rows.append([*row, f"{peaks[key]:.0f} MiB", f"{peaks[key] / peaks[base]:.3f}"])
     return bench.table(["model", "step: median", "fastest", "ratio", "peak memory", "ratio"], rows)
 
 

@@ -129,7 +129,7 @@ def evaluate(wan: nn.Module, vae: nn.Module, count: int = 16) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=16000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--clips", type=int, default=10000)
     parser.add_argument("--vae", type=Path, default=VAE)
     parser.add_argument("--work", type=Path, default=Path("training"))
@@ -150,7 +150,7 @@ def main() -> None:
         return batch_loss(compiled, latents[chosen].float(), text, generator, shift)
 
     mean = train(
-        wan, optimizers(wan), step_loss, args.steps, args.work / "base.pt", decay=0.999, every=500,
+        wan, optimizers(wan), step_loss, args.steps, args.work / "base.pt", decay=0.999, every=1000,
         evaluate=lambda model: evaluate(model, vae),
     )  # fmt: skip
     print(evaluate(mean, vae, 100))

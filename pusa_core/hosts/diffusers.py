@@ -239,13 +239,14 @@ class PusaWanPipeline(WanPipeline):
                 layer.set_scale(adapter_name, alpha)
         return report
 
-    def plan(self, keyframes: Sequence[Keyframe], height: int, width: int, num_frames: int, fit: str = "crop") -> ClipPlan:
-        """Keyframes encoded and placed; pictures of another size are fitted to the clip's, see `fit_pictures`.
+    @torch.no_grad()
+    def plan(self, keyframes: Sequence[Keyframe], height: int, width: int, num_frames: int) -> ClipPlan:
+        """Keyframes encoded and placed; pictures of another size are cropped to the clip's.
 
         Raises:
             ValueError: see `plan_clip`.
         """
-        plan = plan_clip(keyframes, num_frames, lambda pictures: self._encode(fit_pictures(pictures, width, height, fit)))
+        plan = plan_clip(keyframes, num_frames, lambda pictures: self._encode(fit_pictures(pictures, width, height, "crop")))
         self.maybe_free_model_hooks()
         return plan
 
@@ -334,6 +335,9 @@ class _Run:
             for wan in transformers:
                 hooks.enter_context(wan.register_forward_pre_hook(self._before, with_kwargs=True))
                 hooks.enter_context(wan.register_forward_hook(self._after, with_kwargs=True))
+                embedder = wan.get_submodule("condition_embedder")
+                hooks.enter_context(embedder.register_forward_pre_hook(self._before_embedding, with_kwargs=True))
+                hooks.enter_context(embedder.register_forward_hook(self._after_embedding))
             yield
 
     @property
@@ -354,6 +358,18 @@ class _Run:
         velocity = output[0] * _per_frame(self.at.slope, output[0])
         straight = (self.virtual - self._clean(self.virtual)) / self.sigma  # to the clean latent
         return (torch.where(_per_frame(self.at.pinned, velocity), straight, velocity).to(output[0].dtype),)
+
+    @torch.compiler.disable
+    def _before_embedding(self, embedder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Embeds a frame's timestep once and not for each of its tokens."""
+        tokens = args[0].view(-1, kwargs["timestep_seq_len"])  # (B, those of this process), all rows the same
+        values, self.repeats = tokens[0].unique_consecutive(return_counts=True)
+        return (values.repeat(len(tokens)), *args[1:]), {**kwargs, "timestep_seq_len": len(values)}
+
+    @torch.compiler.disable
+    def _after_embedding(self, embedder: nn.Module, args: tuple, output: tuple) -> tuple:
+        embedding, projection, *rest = output  # (B, frames, ...)
+        return *(x.repeat_interleave(self.repeats, dim=1) for x in (embedding, projection)), *rest
 
     def _clean(self, like: Tensor) -> Tensor:
         return self.clean.to(like.device)
