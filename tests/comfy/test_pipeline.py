@@ -5,10 +5,11 @@ import pytest
 pytest.importorskip("diffusers", reason="the trainer's packages are not installed: pip install .[train]")
 
 import torch  # noqa: E402
-from diffusers import GGUFQuantizationConfig, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel  # noqa: E402
+from diffusers import GGUFQuantizationConfig, TorchAoConfig, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from demo_model import BASE, LORA, VAE  # noqa: E402
+from demo_model.measure import decibels  # noqa: E402
 from demo_model.studio import TASKS, Studio, Take  # noqa: E402
 from demo_model.text import encode  # noqa: E402
 from demo_model.world import LENGTH, SIZE, TEST_SEEDS, draw, scene  # noqa: E402
@@ -327,7 +328,18 @@ def test_model_offload_changes_nothing(make_clip, wan, taught, inference_mode):
         torch.testing.assert_close(pipe(**call).frames, expected)
 
 
-@pytest.mark.parametrize("lighter", ["bfloat16", "float8_e4m3fn", "gguf"])
+def test_vae_tiles_make_nearly_the_same(inference_mode):
+    clip = draw([SCENE])[0]
+    call = settings(keyframes=TASKS["image to video"].keyframes(clip, (0.0,)), latents=noise(), output_type="pt")
+    pipe = make_pipe()
+    whole = pipe(**call).frames
+    pipe.vae.enable_tiling(48, 48, 32, 32)
+    tiled = pipe(**call).frames
+    assert 0 < (tiled - whole).abs().mean() < 0.02
+    assert decibels(tiled[:, 0], whole[:, 0]) > 25
+
+
+@pytest.mark.parametrize("lighter", ["bfloat16", "float8_e4m3fn", "gguf", "torchao"])
 def test_lighter_models_make_nearly_the_same(files, plain, make_clip, wan, lighter, tmp_path, inference_mode):
     clip = make_clip(wan, MODE)
     call = random_call(clip, num_inference_steps=3)
@@ -335,6 +347,8 @@ def test_lighter_models_make_nearly_the_same(files, plain, make_clip, wan, light
     with torch.inference_mode(False):
         if lighter == "gguf":
             pipe.transformer = quantised(files["high"], tmp_path)
+        elif lighter == "torchao":
+            pipe.transformer = int8(files["high"], tmp_path)
         elif lighter == "bfloat16":
             pipe.transformer = open_wan(files["high"])
         else:
@@ -361,6 +375,14 @@ def quantised(file, folder):
     open_wan(file).save_config(folder)
     how = {"quantization_config": GGUFQuantizationConfig(torch.float32), "torch_dtype": torch.float32}
     return WanTransformer3DModel.from_single_file(str(folder / "wan.gguf"), config=str(folder), **how)
+
+
+def int8(file, folder):
+    """A Wan whose weights torchao makes int8 as Diffusers opens it."""
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install torchao")
+    open_wan(file, torch.float32).save_pretrained(folder)
+    how = {"quantization_config": TorchAoConfig(torchao.Int8WeightOnlyConfig()), "torch_dtype": torch.float32}
+    return WanTransformer3DModel.from_pretrained(folder, **how)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------------
