@@ -1,4 +1,4 @@
-"""A JSONL file of jobs, one video each. Standard library only, so that mistakes are told before a model is loaded."""
+"""A JSONL file of jobs, one video each. What can be told of a job without its pictures is told before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from pusa_core.frames import latent_length
+
 NAME = re.compile(r"[\w.-]{1,100}")
+EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
+REPORT = "report"  # report.json lies beside the sidecars
+PIXELS = 16  # a token is two latents wide, a latent eight pixels
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,12 @@ class ImageAt:
 
 @dataclass(frozen=True)
 class FramesOf:
-    """Frames of a video as keyframes, with their motion; see `pusa_core.keyframes.video_keyframes`."""
+    """Frames of a video as keyframes, with their motion; see `pusa_core.keyframes.video_keyframes`.
+
+    Attributes:
+        count: default 13 at the start, 12 later.
+        noise: default EXTENSION_NOISE for 13 frames at the start, else 0.3.
+    """
 
     video: str
     take: Literal["first", "last", "chosen"] = "last"
@@ -35,7 +45,7 @@ class FramesOf:
     unit: Literal["pixel", "latent"] = "pixel"
     place: Literal["start", "end", "index"] = "start"
     frame: int = 0
-    noise: str = "0, 0.3, 0.4, 0.5"
+    noise: str = EXTENSION_NOISE
     behaviour: Literal["evolve", "hold"] = "evolve"
     chosen: str = ""
 
@@ -90,7 +100,7 @@ def read_jobs(path: Path, defaults: Mapping[str, Any] | None = None) -> tuple[li
         ValueError: the file cannot be read or has no jobs.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may have other ends of lines in it
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): give a JSONL file of jobs in UTF-8.") from error
     jobs: dict[str, Job] = {}
@@ -100,9 +110,9 @@ def read_jobs(path: Path, defaults: Mapping[str, Any] | None = None) -> tuple[li
             continue
         try:
             job = read_job(line, f"{number:05d}", path.parent, defaults or {})
-            if job.name in jobs:
+            if job.name.casefold() in jobs:  # one file on Windows and macOS
                 raise ValueError(f'An earlier job is called "{job.name}", too: give each its own name.')
-            jobs[job.name] = job
+            jobs[job.name.casefold()] = job
         except ValueError as error:
             faults.append(Fault(f"line {number}", str(error)))
     if not jobs and not faults:
@@ -134,9 +144,15 @@ def read_job(line: str, name: str, folder: Path, defaults: Mapping[str, Any]) ->
     placed = tuple(_keyframe(k, folder) for k in keyframes)
     if not NAME.fullmatch(job.name) or job.name.startswith("."):
         raise ValueError(f'The name "{job.name[:40]}" cannot be a file: use letters, digits, "_", "-" and ".".')
+    if job.name.casefold() == REPORT:
+        raise ValueError(f'The name "{job.name}" is kept for the report of all jobs: choose another.')
     for what in ("width", "height", "length", "steps", "shift", "fps"):
         if not getattr(job, what) > 0:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be greater than 0.')
+    for what in ("width", "height"):
+        if getattr(job, what) % PIXELS:
+            raise ValueError(f'"{what}" is {getattr(job, what)}; it must be a multiple of {PIXELS}.')
+    latent_length(job.length)
     if not 0 <= job.seed < 2**63:
         raise ValueError(f'"seed" is {job.seed}; it must be from 0 to 2**63 - 1.')
     return replace(job, keyframes=placed)
@@ -148,9 +164,18 @@ def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf:
     if "image" in given:
         image = _checked(ImageAt, given)
         return replace(image, image=str(_there(folder / image.image)))
-    if isinstance(given.get("noise"), (int, float)):
-        given = {**given, "noise": str(given["noise"])}
-    video = _checked(FramesOf, given)
+    starts, latent = given.get("place", "start") == "start", given.get("unit") == "latent"
+    extension = 4 if latent else 13
+    given = {"count": extension if starts else extension - 1, **given}  # the first latent frame is one pixel frame
+    noise = given.get("noise", "")
+    if isinstance(noise, list):
+        noise = ", ".join(map(str, noise))
+    elif type(noise) in (int, float):
+        noise = str(noise)
+    if noise == "":
+        usual = starts and given["count"] == extension and given.get("take") != "chosen"
+        noise = EXTENSION_NOISE if usual else "0.3"
+    video = _checked(FramesOf, {**given, "noise": noise})
     return replace(video, video=str(_there(folder / video.video)))
 
 

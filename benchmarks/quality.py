@@ -19,7 +19,7 @@ from demo_model.studio import TASKS, Studio, Take
 from demo_model.world import TEST_SEEDS, draw, scene, scene_of
 from pusa_core.picture import contact_sheet, save_picture
 
-CLIPS = 32
+CLIPS = 16
 SCENES, TEXTS = TEST_SEEDS + 3000, TEST_SEEDS + 4000  # seeds that training never looked at
 PUSA = "base + Pusa LoRA"
 METHODS = {
@@ -43,16 +43,19 @@ def main() -> None:
     parser = bench.parser(__doc__, threads=2)
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--sheet", action="store_true", help=f"only draw {SHEET.relative_to(bench.ROOT)}, the contact sheet")
+    parser.add_argument("--only", choices=("quality", "sweeps"), help="one of the two groups of tables")
     options = parser.parse_args()
     bench.use_comfyui(options)
     studio = Studio()
     with torch.inference_mode():
         if options.sheet:
             return draw_sheet(studio)
-        tables = [table(studio, options.clips) for table in (tasks_table, fidelity_table, text_table)]
-        sweeps = [sweep_table(studio, name, options.clips // 2) for name in SWEEPS]
-    bench.publish("quality", "\n\n".join(tables), options.write)
-    bench.publish("sweeps", "\n\n".join(sweeps), options.write)
+        if options.only != "sweeps":
+            tables = [table(studio, options.clips) for table in (tasks_table, fidelity_table, text_table)]
+            bench.publish("quality", "\n\n".join(tables), options.write)
+        if options.only != "quality":
+            tables = [sweep_table(studio, name, options.clips // 2) for name in SWEEPS]
+            bench.publish("sweeps", "\n\n".join(tables), options.write)
 
 
 def scenes(count: int, motions: tuple[str, ...] = ("moves",)) -> list:

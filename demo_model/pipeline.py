@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_vae, open_wan
 
-from . import BASE, LORA, VAE
+from . import BASE, VAE
 from .text import encode
 
 
@@ -35,10 +34,7 @@ class DemoPipeline(PusaWanPipeline):
         return tuple(text.repeat_interleave(num_videos_per_prompt, 0).to(self._execution_device) for text in both)
 
 
-def open_demo(lora: Path | None = LORA, alpha: float = 1.0, shift: float = 5.0) -> DemoPipeline:
-    """The demo model with its Pusa LoRA."""
-    parts = {"tokenizer": None, "text_encoder": None, "vae": open_vae(VAE), "transformer": open_wan(BASE, torch.float32)}
-    pipe = DemoPipeline(**parts, scheduler=PusaScheduler(shift=shift))
-    if lora is not None:
-        pipe.load_pusa_lora(lora, alpha)
-    return pipe
+def open_demo(dtype: torch.dtype = torch.float32) -> DemoPipeline:
+    """The demo model without a LoRA."""
+    parts = {"tokenizer": None, "text_encoder": None, "vae": open_vae(VAE), "transformer": open_wan(BASE, dtype)}
+    return DemoPipeline(**parts, scheduler=PusaScheduler())

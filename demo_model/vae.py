@@ -136,7 +136,8 @@ def cache_clips(path: Path, count: int, work: Path, shard: int = 500) -> Tensor:
             for seed in range(TRAIN_SEEDS + first, TRAIN_SEEDS + first + shard, 10):
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                     parts.append(form.process_in(encode(vae, pictures(range(seed, seed + 10)))[0]).half())
-            save_file({"latents": torch.cat(parts).contiguous()}, file)
+            save_file({"latents": torch.cat(parts).contiguous()}, part := file.with_suffix(".part"))
+            part.replace(file)
             print(f"{first + shard} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
         shards.append(load_file(file)["latents"])
     return torch.cat(shards)[:count]

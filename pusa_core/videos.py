@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,8 @@ def read_frames(path: Path) -> Iterator[Tensor]:
     """
     with _opened(path) as (container, stream):
         for frame in container.decode(stream):
-            yield torch.from_numpy(frame.to_ndarray(format="rgb24"))[None].float() / 255
+            turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # a telephone's are
+            yield torch.from_numpy(turned.copy())[None].float() / 255
 
 
 def write_video(path: Path, pictures: Tensor, fps: float, quality: int = 15) -> None:

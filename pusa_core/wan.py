@@ -74,9 +74,10 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     Raises:
         ValueError: it is no Wan, or not a text-to-video one.
     """
-    patch, head, ffn = (shapes.get(key) for key in ("patch_embedding.weight", "head.head.weight", "blocks.0.ffn.0.weight"))
-    if not (patch and head and ffn):
-        raise ValueError("This file is no Wan checkpoint (patch_embedding, blocks or head are missing): choose a Wan model.")
+    modules = "patch_embedding", "head.head", "blocks.0.ffn.0", "text_embedding.0", "time_embedding.0"
+    patch, head, ffn, text, time = (shapes.get(f"{module}.weight", ()) for module in modules)
+    if not (patch and head and ffn and text and time):
+        raise ValueError(f"This file is no Wan checkpoint, it lacks one of {', '.join(modules)}: choose a Wan model.")
     dim, channels = patch[0], head[0] // 4
     check_text_to_video(patch[1], channels)
     told = json.loads(metadata.get("config", "{}")).get("transformer", {})
@@ -86,8 +87,8 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
         "attention_head_dim": dim // heads,
         "in_channels": channels,
         "out_channels": channels,
-        "text_dim": shapes["text_embedding.0.weight"][1],
-        "freq_dim": shapes["time_embedding.0.weight"][1],
+        "text_dim": text[1],
+        "freq_dim": time[1],
         "ffn_dim": ffn[0],
         "num_layers": 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")),
     }

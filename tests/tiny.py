@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -270,7 +271,7 @@ def write_lora(
     dim: int = DIM,
     layers: int = LAYERS,
     ffn: int = FFN,
-    rank: int = 4,
+    ranks: tuple[int, ...] = (4,),
     spelling: str = "diffusion_model",
     alpha: float | None = None,
     gain: float = 0.3,
@@ -279,13 +280,14 @@ def write_lora(
 ) -> Path:
     """Writes a LoRA on the ten modules per block that Pusa trains; as a torch pickle when the path ends in .pt.
 
+    ranks: of one module after another, again and again; resized LoRAs have a rank for each.
     alpha: stored as an alpha tensor per module, as Lightning LoRAs have it; Pusa's files have none.
     gain: standard deviation of B @ A relative to that of the weight it is added to.
     """
     prefix, down_name, up_name = SPELLINGS[spelling]
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for module, (rows, columns) in lora_modules(dim, layers, ffn).items():
+    for (module, (rows, columns)), rank in zip(lora_modules(dim, layers, ffn).items(), cycle(ranks)):
         key = prefix.format(module=module, module_=module.replace(".", "_"))
         tensors[f"{key}.{down_name}"] = torch.randn(rank, columns, generator=generator) / math.sqrt(columns)
         tensors[f"{key}.{up_name}"] = torch.randn(rows, rank, generator=generator) * gain / math.sqrt(rank)

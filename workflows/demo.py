@@ -7,6 +7,7 @@ contact sheet in demo_output/. PUSA_DEMO_HOST=diffusers leaves a ComfyUI alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -28,8 +29,8 @@ def host() -> Path | None:
     return None if os.environ.get("PUSA_DEMO_HOST") == "diffusers" else find_comfyui()
 
 
-def main(arguments: list[str]) -> int:
-    folder = Path(arguments[0] if arguments else "demo_output").resolve()
+def main(folder: Path) -> int:
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     comfyui = host()
     made = run_workflows(comfyui, folder) if comfyui else run_diffusers(folder)
@@ -59,8 +60,6 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
 
 def run_diffusers(folder: Path) -> list[Path]:
     """Makes the same clips as a batch of jobs, with pictures of the same scene."""
-    import torch
-
     from batch.jobs import FramesOf, ImageAt, Job
     from batch.make import Models
     from batch.run import run
@@ -69,7 +68,8 @@ def run_diffusers(folder: Path) -> list[Path]:
     from pusa_core.schedule import FrameSchedule
     from pusa_core.videos import write_video
 
-    print("Making the clips on Diffusers", flush=True)
+    named = os.environ.get("COMFYUI_PATH")
+    print("Making the clips on Diffusers" + f": {named} is no ComfyUI" * bool(named), flush=True)
     scene = scene_of(TEXT, seed=0)
     clip = draw([scene])[0]
     start, end, whole = (folder / name for name in ("given_start.png", "given_end.png", "given_clip.mp4"))
@@ -82,7 +82,7 @@ def run_diffusers(folder: Path) -> list[Path]:
     jobs = [Job(scene.caption, name, keyframes=given, **size) for name, given in zip(DEMOS, keyframes)]
     for name in DEMOS:
         (folder / f"{name}.json").unlink(missing_ok=True)  # a second run makes them again
-    report = run(jobs, [], Models(device="cuda" if torch.cuda.is_available() else "cpu"), folder)
+    report = run(jobs, [], Models(), folder)
     if report.faults:
         sys.exit(str(report))
     made = []
@@ -107,9 +107,15 @@ def draw_sheet(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--prepared"]:
-        sys.exit(main(sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("demo_output"), help="for what is made (default: %(default)s)"
+    )
+    parser.add_argument("--prepared", action="store_true", help="run with this Python, which has what the demo needs")
+    options = parser.parse_args()
+    if options.prepared:
+        sys.exit(main(options.folder))
     sys.path.insert(0, str(PACK / "tests"))
     import run as setup
 
-    sys.exit(subprocess.call([str(setup.python_for(host())), __file__, "--prepared", *sys.argv[1:]]))
+    sys.exit(subprocess.call([str(setup.python_for(host())), __file__, "--prepared", str(options.folder)]))

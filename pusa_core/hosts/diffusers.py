@@ -31,7 +31,7 @@ from ..schedule import FrameSchedule, pusa_sigmas
 from ..virtual import coefficients, step_end, to_frame, to_virtual
 from ..wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
 
-FP32_MODULES = re.compile("time_embedder|scale_shift_table|norm")  # what Diffusers keeps in fp32
+FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
 
 
 def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer3DModel:
@@ -105,8 +105,15 @@ def open_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
     """Opens a Wan2.1 VAE, a safetensors file as ComfyUI and Wan have it, of any width.
 
     Raises:
-        ValueError: it is another VAE.
+        ValueError: it is another VAE, or cannot be read.
     """
+    try:
+        return _open_vae(path, dtype)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give a Wan2.1 VAE as a safetensors file.") from error
+
+
+def _open_vae(path: str | Path, dtype: torch.dtype) -> AutoencoderKLWan:
     with safe_open(path, framework="pt") as file:
         keys = set(file.keys())
         wan22 = any(key.startswith("decoder.upsamples.0.upsamples.") for key in keys)
@@ -115,7 +122,8 @@ def open_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
         width = file.get_slice("decoder.head.0.gamma").get_shape()[0]
     with TemporaryDirectory() as config:
         AutoencoderKLWan.from_config({"base_dim": width}).save_config(config)
-        return AutoencoderKLWan.from_single_file(str(path), config=config, torch_dtype=dtype)
+        vae = AutoencoderKLWan.from_single_file(str(path), config=config)
+    return nn.Module.to(vae, dtype)  # Diffusers' own warns of modules to keep in fp32, of which there are none
 
 
 def save_wan(wan: WanTransformer3DModel, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -236,7 +244,9 @@ class PusaWanPipeline(WanPipeline):
         for layer in wan.modules():
             if isinstance(layer, LoraLayer):  # `set_adapters` would also set the strength of the others
                 layer.set_adapter([*beside, adapter_name])
-                layer.set_scale(adapter_name, alpha)
+                if adapter_name in layer.r:
+                    layer.lora_alpha[adapter_name] = layer.r[adapter_name]  # older Diffusers give all the first one's
+                    layer.set_scale(adapter_name, alpha)
         return report
 
     @torch.no_grad()
@@ -282,12 +292,14 @@ class PusaWanPipeline(WanPipeline):
 
         Args:
             keyframes: see `pusa_core.keyframes`, or a plan that `plan` made; none is plain text to video.
+            height, width: pixels; multiples of 16, of 32 for the 5B model.
             num_frames: 4n+1.
             callback_on_step_end: gets, and may change, the latents of the frames, each at its own sigma.
 
         Raises:
             ValueError: a keyframe cannot be placed, or the plan is for another length or size.
         """
+        self._check_size(height, width)
         if isinstance(keyframes, ClipPlan):
             plan: ClipPlan | None = keyframes
         else:
@@ -306,6 +318,12 @@ class PusaWanPipeline(WanPipeline):
         run = _Run(self, plan)
         with run.on(self.transformers):
             return super().__call__(**call, **run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs))
+
+    def _check_size(self, height: int, width: int) -> None:
+        stride = self.vae_scale_factor_spatial * PATCH
+        for what, size in (("height", height), ("width", width)):
+            if size < stride or size % stride:  # Diffusers would take a smaller one, which keyframes do not fit
+                raise ValueError(f"A {what} of {size} is not divisible by {stride}: use {max(size // stride, 1) * stride}.")
 
     def _check_plan(self, plan: ClipPlan, height: int, width: int, num_frames: int) -> None:
         frames = pixel_length(len(plan.schedule))
@@ -384,9 +402,10 @@ class _Run:
             tensors["latents"] = frames = to_frame(virtual, clean, scale)
             changed = {} if theirs is None else theirs(pipe, step, timestep, {name: tensors[name] for name in names}) or {}
             frames = changed.get("latents", frames)
-            if self.sigma == 0:
+            ends = step == pipe.num_timesteps - 1
+            if ends:
                 frames = torch.where(_per_frame(at.pinned, virtual), clean, frames)
-            if self.sigma == 0 or pipe.interrupt:
+            if ends or pipe.interrupt:
                 return {**changed, "latents": frames}
             return {**changed, "latents": virtual if frames is tensors["latents"] else to_virtual(frames, clean, scale)}
 

@@ -42,6 +42,21 @@ def test_what_a_sidecar_tells_of_a_job_is_the_job(folder):
 
 
 @pytest.mark.parametrize(
+    "given, count, noise",
+    [
+        ({}, 13, "0, 0.3, 0.4, 0.5"),
+        ({"count": 5}, 5, "0.3"),
+        ({"place": "end"}, 12, "0.3"),
+        ({"noise": [0, 0.25, 0.5, 1]}, 13, "0, 0.25, 0.5, 1"),
+        ({"noise": "0 to 0.3"}, 13, "0 to 0.3"),
+    ],
+)
+def test_frames_of_a_video_have_defaults_that_fit(folder, given, count, noise):
+    (frames,) = read(folder, keyframes=[{"video": "b.mp4", **given}]).keyframes
+    assert (frames.count, frames.noise) == (count, noise)
+
+
+@pytest.mark.parametrize(
     "given, said",
     [
         ({"widht": 64}, '"widht" is no setting, did you mean width?'),
@@ -52,6 +67,9 @@ def test_what_a_sidecar_tells_of_a_job_is_the_job(folder):
         ({"prompt": 3}, '"prompt" is 3; it must be text.'),
         ({"fit": "fill"}, '"fit" is "fill"; use crop, letterbox or stretch.'),
         ({"length": 0}, '"length" is 0; it must be greater than 0.'),
+        ({"length": 16}, "16 frames is not 4n+1"),
+        ({"width": 854}, '"width" is 854; it must be a multiple of 16.'),
+        ({"name": "Report"}, "is kept for the report"),
         ({"seed": -1}, '"seed" is -1; it must be from 0'),
         ({"name": "../x"}, 'The name "../x" cannot be a file'),
         ({"keyframes": {}}, '"keyframes" must be a list'),
@@ -75,15 +93,18 @@ def test_one_bad_line_does_not_hide_the_others(folder):
         "{",
         "[1]",
         '{"prompt": "two", "name": "same"}',
-        '{"prompt": "three", "name": "same"}',
+        '{"prompt": "three", "name": "Same"}',
         "{}",
+        '{"prompt": "one\u2028line"}',
     ]
     (folder / "jobs.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
     jobs, faults = read_jobs(folder / "jobs.jsonl")
-    assert [(job.name, job.prompt) for job in jobs] == [("00001", "one"), ("same", "two")]
+    assert [(job.name, job.prompt) for job in jobs] == [
+        ("00001", "one"), ("same", "two"), ("00008", "one\u2028line"),
+    ]  # fmt: skip
     assert [fault.name for fault in faults] == ["line 3", "line 4", "line 6", "line 7"]
     assert "It is not JSON" in faults[0].reason and "It is a list" in faults[1].reason
-    assert 'already called "same"' in faults[2].reason or 'called "same", too' in faults[2].reason
+    assert 'called "Same", too' in faults[2].reason
     assert '"prompt" is missing' in faults[3].reason
 
 
