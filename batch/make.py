@@ -85,8 +85,9 @@ class Models:
     def found(self) -> Models:
         """The same with whole paths, which workers elsewhere need."""
         names = ("model", "lora", "low_noise_lora", "extra_lora", "low_noise_extra_lora")
-        paths = {name: Path(getattr(self, name) or "") for name in names}
-        return replace(self, **{name: str(path.resolve()) for name, path in paths.items() if path.name and path.exists()})
+        paths = {name: Path(getattr(self, name)) for name in names if getattr(self, name)}
+        whole: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+        return replace(self, **whole)
 
 
 def is_writer() -> bool:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -81,9 +82,10 @@ def run(
 
 def _here(jobs: Sequence[Job], models: Models, folder: Path) -> Iterator[tuple[str, str]]:
     """(name, why it failed or "") of each job as it ends."""
-    maker = Maker(models, folder) if jobs else None
-    for job in jobs:
-        yield job.name, _make(maker, job)
+    if jobs:
+        maker = Maker(models, folder)
+        for job in jobs:
+            yield job.name, _make(maker, job)
 
 
 def _make(maker: Maker, job: Job) -> str:
@@ -101,20 +103,25 @@ class _Worker:
     """A process of the cluster that opens the models once."""
 
     def __init__(self, models: Models, folder: Path):
-        self.models, self.folder, self.maker = models, folder, None
+        self.models, self.folder = models, folder
+        self.maker: Maker | None = None
 
-    def open(self) -> str:
+    def opened(self) -> Maker:
+        self.maker = self.maker or Maker(self.models, self.folder)
+        return self.maker
+
+    def check(self) -> str:
         """Why the models cannot be opened; empty if they can."""
         try:
-            self.maker = self.maker or Maker(self.models, self.folder)
+            self.opened()
         except ValueError as error:
             return str(error)
         return ""
 
     def make(self, job: Job) -> tuple[str, str]:
-        """As `_here`; a worker that was started again has to open its models first."""
+        """As `_here`; a worker that was started again opens its models first."""
         try:
-            return job.name, self.open() or _make(self.maker, job)
+            return job.name, _make(self.opened(), job)
         except GPU_FAILURE:
             os._exit(1)  # Ray starts another worker, and gives it the job
 
@@ -137,10 +144,10 @@ def _on_ray(jobs: Sequence[Job], models: Models, folder: Path, workers: int, gpu
             f"{workers} workers with {gpus:g} GPUs each need {workers * gpus:g} GPUs, but there are {there:g}: "
             "use fewer --workers, or a smaller share of --gpus."
         )
-    actor = ray.remote(num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(_Worker)
+    actor: Any = ray.remote(num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(_Worker)
     actors = [actor.remote(models, folder.resolve()) for _ in range(workers)]
     try:
-        reasons = ray.get([worker.open.remote() for worker in actors])
+        reasons = ray.get([worker.check.remote() for worker in actors])
     except ray.exceptions.RayError as error:
         raise ValueError(f"A worker died while it opened the models, for lack of memory perhaps ({_line(error)}).") from error
     if any(reasons):

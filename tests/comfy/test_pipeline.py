@@ -170,6 +170,17 @@ def test_other_schedulers_arrive_at_the_same_clip(plain, make_clip, wan, inferen
     assert (frames - fine).norm() < 0.05 * fine.norm()
 
 
+def test_schedulers_that_stop_before_sigma_0_give_frames(plain, make_clip, wan, inference_mode):
+    clip = make_clip(wan, MODE)
+    pipe = PusaWanPipeline.from_wan(plain)
+    pipe.set_progress_bar_config(disable=True)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    pipe.scheduler = UniPCMultistepScheduler(**flow, final_sigmas_type="sigma_min")
+    frames = pipe(**random_call(clip, num_inference_steps=8)).frames
+    assert float(pipe.scheduler.sigmas[-1]) > 0
+    assert frames[:, :, [0, 5]].equal(clip.clean[:, :, [0, 5]])
+
+
 def test_prompts_in_a_batch_are_as_one_by_one(plain, make_clip, wan, inference_mode):
     clip = make_clip(wan, MODE)
     call = random_call(clip, num_inference_steps=3)
