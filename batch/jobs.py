@@ -56,7 +56,7 @@ class Job:
 
     Attributes:
         name: of the video's file; default: the number of its line.
-        fit: how pictures of another size are fitted, see `pusa_core.pictures.fit_pictures`.
+        fit: how pictures of another size are fitted, see `pusa_core.resize.fit_images`.
     """
 
     prompt: str

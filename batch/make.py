@@ -26,8 +26,8 @@ from torch import Tensor
 from pusa_core.frames import TEMPORAL_STRIDE
 from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
-from pusa_core.pictures import fit_pictures
-from pusa_core.videos import read_frames, write_video
+from pusa_core.resize import fit_images
+from pusa_core.video_files import read_frames, write_video
 
 from .jobs import FramesOf, ImageAt, Job
 
@@ -192,7 +192,7 @@ class Maker:
         video = video_path(self.folder, job)
         pipe = self.pipe
         pipe.scheduler = PusaScheduler(shift=job.shift)
-        fitted = partial(fit_pictures, width=job.width, height=job.height, method=job.fit)
+        fitted = partial(fit_images, width=job.width, height=job.height, method=job.fit)
         plan = pipe.plan([read_keyframe(k, fitted) for k in job.keyframes], job.height, job.width, job.length)
         pipe.set_progress_bar_config(desc=job.name, leave=False, disable=not is_writer())
         frames = pipe(

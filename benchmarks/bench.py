@@ -13,7 +13,7 @@ RESULTS = Path(__file__).with_name("results.md")
 README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
-from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get  # noqa: E402
+from environment.comfyui import import_comfyui  # noqa: E402
 
 
 def parser(description: str, threads: int) -> argparse.ArgumentParser:
@@ -24,23 +24,15 @@ def parser(description: str, threads: int) -> argparse.ArgumentParser:
     return parser
 
 
-def comfyui_folder() -> Path:
-    folder = find_comfyui()
-    if folder is None:
-        sys.exit(f"No ComfyUI was found. {how_to_get()}")
-    return folder
-
-
 def use_comfyui(options: argparse.Namespace) -> None:
     """Makes `import comfy` give a real ComfyUI, on the GPU where there is one."""
     import torch
 
     from tests import tiny  # noqa: F401 - before ComfyUI's folder is on the path: it has a package of that name
 
-    sys.path.insert(0, str(comfyui_folder()))  # first: this repository has a folder called nodes, too
+    import_comfyui(cpu=options.cpu or None)
     from comfy.cli_args import args
 
-    args.cpu = options.cpu or not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True  # the default on CUDA; on the CPU the fastest, which favours no overhead
     torch.set_num_threads(options.threads)
 
@@ -61,12 +53,12 @@ def clip_plan(frames: int, keyframes: dict, height: int, width: int):
     """A plan with random pictures: keyframes {latent frame: (multiplier, behaviour)}, sizes in latent units."""
     import torch
 
-    from pusa_core.keyframes import ClipPlan
+    from pusa_core.plan import Plan
     from pusa_core.schedule import FrameMap, FrameSchedule
 
     maps = {i: FrameMap.line(*keyframe) for i, keyframe in keyframes.items()}
     clean = torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(3))
-    return ClipPlan(FrameSchedule.build(frames, maps), clean)
+    return Plan(FrameSchedule.build(frames, maps), clean)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

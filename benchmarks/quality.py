@@ -17,7 +17,7 @@ from demo_model import FIRST_FRAME_LORA
 from demo_model.measure import caption_share, colour_drift, decibels, mean_motion_error, permanence
 from demo_model.studio import TASKS, Studio, Take
 from demo_model.world import TEST_SEEDS, draw, scene, scene_of
-from pusa_core.picture import contact_sheet, save_picture
+from pusa_core.figures import contact_sheet, save_image
 
 CLIPS = 16
 SCENES, TEXTS = TEST_SEEDS + 3000, TEST_SEEDS + 4000  # seeds that training never looked at
@@ -142,7 +142,7 @@ def draw_sheet(studio: Studio) -> None:
     settings += [(f"image to video: {PUSA}, alpha {alpha:g}", Take("image to video", alpha=alpha)) for alpha in (0.5, 2.0)]
     rows = [("the true clip", draw([clip])[0], ())]
     rows += [(name, studio.film([clip], take)[0], TASKS[take.task].given) for name, take in settings]
-    save_picture(contact_sheet(rows), SHEET)
+    save_image(contact_sheet(rows), SHEET)
     print(f"Drew {SHEET}")
 
 

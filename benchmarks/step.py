@@ -92,7 +92,7 @@ def on_comfyui(file: Path, plan, on_cpu: bool) -> dict:
 
     from pusa_core.hosts.comfyui import apply_schedule
     from pusa_core.schedule import pusa_sigmas
-    from pusa_core.virtual import coefficients
+    from pusa_core.virtual_latent import coefficients
     from tests import tiny
 
     model = tiny.load_wan(file)
@@ -189,9 +189,10 @@ def step_table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:
 def schedule_report(count: int = 1000) -> str:
     import torch
 
-    from pusa_core.keyframes import plan_clip, still_keyframe
+    from pusa_core.keyframes import still_keyframe
+    from pusa_core.plan import plan_clip
     from pusa_core.schedule import FrameSchedule
-    from pusa_core.virtual import coefficients
+    from pusa_core.virtual_latent import coefficients
 
     def encode(pictures):
         return torch.zeros(1, 16, 1, 2, 2)
@@ -260,7 +261,9 @@ def startup(rounds: int = 3) -> str:
 
 def start_child(*flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *flags, "-c", CHILD, str(bench.ROOT)]
-    return subprocess.run(command, cwd=bench.comfyui_folder(), capture_output=True, text=True, check=True)
+    from environment.comfyui import require_comfyui
+
+    return subprocess.run(command, cwd=require_comfyui(), capture_output=True, text=True, check=True)
 
 
 def costly_imports(log: str, count: int = 4) -> list[tuple[str, float]]:

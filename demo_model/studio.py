@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pusa_core.hosts.comfyui_folder import import_comfyui
-from pusa_core.keyframes import ClipPlan, Keyframe, plan_clip, still_keyframe, video_keyframes
+from environment.comfyui import import_comfyui
+from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
+from pusa_core.plan import Plan, plan_clip
 
 from . import BASE, LORA, VAE
 from .text import encode
@@ -107,7 +108,7 @@ class Studio:
         """(B, C, F, h, w) -> (B, T, H, W, 3)."""
         return torch.stack([self.vae.decode(latent[None])[0] for latent in latents]).cpu()
 
-    def plan(self, scenes: Sequence[Scene], take: Take) -> ClipPlan:
+    def plan(self, scenes: Sequence[Scene], take: Take) -> Plan:
         """The keyframes of all scenes as one plan, whose clean latents have a batch of clips."""
         keyframes = TASKS[take.task].keyframes
         plans = [plan_clip(keyframes(clip, take.m), LENGTH, self.encode) for clip in draw(scenes)]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pusa_core.hosts.comfyui_folder import import_comfyui
+from environment.comfyui import import_comfyui
 
 from . import VAE, world
 from .world import LENGTH, TRAIN_SEEDS, draw, scene

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
 from ..pusa_core.schedule import pusa_sigmas
 from ..pusa_core.wan import EXPERT_BOUNDARY
-from .types import CATEGORY, Schedule
+from .types import CATEGORY, Plan
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -71,7 +71,7 @@ def _sampler_inputs() -> list[io.Input]:
 
 def _optional_inputs() -> list[io.Input]:
     return [
-        Schedule.Input(
+        Plan.Input(
             "schedule",
             optional=True,
             tooltip="From the Pusa Schedule node. Without one the models are taken as they are.",

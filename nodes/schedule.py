@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..pusa_core.figures import draw_schedule
 from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, picture_encoder, plan_latent
-from ..pusa_core.keyframes import plan_clip
-from ..pusa_core.picture import draw_schedule
-from ..pusa_core.pictures import RESIZE
+from ..pusa_core.plan import plan_clip
+from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
-from .types import CATEGORY, Keyframes, Schedule
+from .types import CATEGORY, Keyframes, Plan
 
 LARGEST = 16384
 
@@ -56,7 +56,7 @@ class PusaSchedule(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
-                Schedule.Output(display_name="schedule"),
+                Plan.Output(display_name="schedule"),
                 io.Image.Output(display_name="picture"),
                 io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
             ],
@@ -85,7 +85,7 @@ class PusaApplySchedule(io.ComfyNode):
             "(Advanced), SamplerCustomAdvanced. Not needed with the Pusa KSampler, which takes the schedule itself.",
             inputs=[
                 io.Model.Input("model", tooltip="A Wan text-to-video model with a Pusa LoRA."),
-                Schedule.Input("schedule", tooltip="From the Pusa Schedule node, whose latent goes to the sampler."),
+                Plan.Input("schedule", tooltip="From the Pusa Schedule node, whose latent goes to the sampler."),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )

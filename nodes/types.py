@@ -8,7 +8,7 @@ from ..pusa_core.schedule import BEHAVIOURS
 
 CATEGORY = "Pusa"
 Keyframes = io.Custom("PUSA_KEYFRAMES")  # list[pusa_core.keyframes.Keyframe]
-Schedule = io.Custom("PUSA_SCHEDULE")  # pusa_core.keyframes.ClipPlan
+Plan = io.Custom("PUSA_SCHEDULE")  # pusa_core.plan.Plan; saved workflows know it by this id
 
 
 def unit_input(what: str, default: str = "pixel") -> io.Combo.Input:

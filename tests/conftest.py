@@ -25,7 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 # Before ComfyUI's folder is on the path: it has a package called `tests` too.
-from pusa_core.hosts.comfyui_folder import find_comfyui, how_to_get  # noqa: E402
+from environment.comfyui import find_comfyui, how_to_get, import_comfyui  # noqa: E402
 
 COMFYUI = find_comfyui()
 NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")
@@ -35,19 +35,9 @@ NO_COMFYUI = "there is no ComfyUI"
 def pytest_configure(config):
     config.pluginmanager.register(RootIsNoTestPackage())
     if COMFYUI is not None:
-        use_comfyui(COMFYUI)
+        import_comfyui(cpu=True)
     elif os.environ.get("PUSA_REQUIRE_COMFYUI") == "1":
         raise pytest.UsageError(f"PUSA_REQUIRE_COMFYUI=1, but no ComfyUI was found. {how_to_get()}")
-
-
-def use_comfyui(folder: Path) -> None:
-    """Makes `import comfy` and `import nodes` give ComfyUI's, on the CPU, without reading pytest's arguments."""
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))  # first: this repository has a folder called nodes, too
-    from comfy.cli_args import args
-
-    args.cpu = True
 
 
 class RootIsNoTestPackage:

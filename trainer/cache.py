@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from environment.comfyui import import_comfyui
 from pusa_core.frames import latent_length
-from pusa_core.hosts.comfyui_folder import import_comfyui
-from pusa_core.pictures import fit_pictures
-from pusa_core.videos import frame_rate, read_frames
+from pusa_core.resize import fit_images
+from pusa_core.video_files import frame_rate, read_frames
 
 from .data import NEGATIVE, PackedText, as_json, read_told, save_clip
 
@@ -109,7 +109,7 @@ def read_clip(path: Path, length: int, width: int, height: int, fps: float | Non
     wanted, count, pictures = set(chosen), 0, []
     for count, picture in enumerate(itertools.islice(read_frames(path), chosen[-1] + 1), 1):
         if count - 1 in wanted:
-            pictures.append(fit_pictures(picture, width, height, "crop"))
+            pictures.append(fit_images(picture, width, height, "crop"))
     if count <= chosen[-1]:
         raise ValueError(
             f"{path} has {count} frames at {rate:g} a second, but {chosen[-1] + 1} are needed "

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from graph import Download, Node, Wire, Workflow, as_json, graph, read_definitions
+from litegraph import Download, Node, Wire, Workflow, as_json, graph, read_definitions
 
 HERE = Path(__file__).resolve().parent
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"

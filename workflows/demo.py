@@ -1,8 +1,8 @@
 """Makes four clips with the small model that comes with the pack: python3 workflows/demo.py [output folder]
 
-Sets up its environment like tests/run.py, then makes image to video, start-end, extension and text to video: with the shared
-workflows on a ComfyUI that it starts, where one is found, else on Diffusers. It leaves videos, schedule pictures and a
-contact sheet in demo_output/. PUSA_DEMO_HOST=diffusers leaves a ComfyUI alone.
+Sets up its environment (see environment/venv.py), then makes image to video, start-end, extension and text to video:
+with the shared workflows on a ComfyUI that it starts, where one is found, else on Diffusers. It leaves videos, schedule
+pictures and a contact sheet in demo_output/. PUSA_DEMO_HOST=diffusers leaves a ComfyUI alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXT, SIZE, FPS = "a red circle moves right quickly and a blue triangle moves le
 
 def host() -> Path | None:
     """The ComfyUI to use; None for Diffusers."""
-    from pusa_core.hosts.comfyui_folder import find_comfyui
+    from environment.comfyui import find_comfyui
 
     return None if os.environ.get("PUSA_DEMO_HOST") == "diffusers" else find_comfyui()
 
@@ -44,7 +44,7 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
     """Runs the demos on a ComfyUI of their own and collects what they made."""
     from tqdm import tqdm
 
-    from tests.server.server import ComfyServer
+    from environment.server import ComfyServer
 
     made = []
     print(f"Starting ComfyUI from {comfyui}", flush=True)
@@ -64,17 +64,17 @@ def run_diffusers(folder: Path) -> list[Path]:
     from batch.make import Models
     from batch.run import run
     from demo_model.world import draw, scene_of
-    from pusa_core.picture import draw_schedule, save_picture
+    from pusa_core.figures import draw_schedule, save_image
     from pusa_core.schedule import FrameSchedule
-    from pusa_core.videos import write_video
+    from pusa_core.video_files import write_video
 
     named = os.environ.get("COMFYUI_PATH")
     print("Making the clips on Diffusers" + f": {named} is no ComfyUI" * bool(named), flush=True)
     scene = scene_of(TEXT, seed=0)
     clip = draw([scene])[0]
     start, end, whole = (folder / name for name in ("given_start.png", "given_end.png", "given_clip.mp4"))
-    save_picture(clip[:1], start)
-    save_picture(clip[-1:], end)
+    save_image(clip[:1], start)
+    save_image(clip[-1:], end)
     write_video(whole, clip, FPS, quality=0)
     pictures = ImageAt(str(start), noise=0.0), ImageAt(str(end), frame=-1, noise=0.0)
     keyframes = (pictures[:1], pictures, (FramesOf(str(whole), "first", 5, noise="0"),), ())
@@ -90,7 +90,7 @@ def run_diffusers(folder: Path) -> list[Path]:
         told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         schedule = FrameSchedule.from_json(json.dumps(told["schedule"]))
         made += [folder / f"{name}.mp4", folder / f"{name}_schedule.png"]
-        save_picture(draw_schedule(schedule, told["sigmas"], told["notes"]), made[-1])
+        save_image(draw_schedule(schedule, told["sigmas"], told["notes"]), made[-1])
     return made
 
 
@@ -98,11 +98,11 @@ def draw_sheet(folder: Path) -> Path:
     """All clips, frame by frame, read back from their files."""
     import torch
 
-    from pusa_core.picture import contact_sheet, save_picture
-    from pusa_core.videos import read_frames
+    from pusa_core.figures import contact_sheet, save_image
+    from pusa_core.video_files import read_frames
 
     rows = [(name, torch.cat(list(read_frames(folder / f"{name}.mp4"))), GIVEN.get(name, ())) for name in DEMOS]
-    save_picture(contact_sheet(rows), folder / "contact_sheet.png")
+    save_image(contact_sheet(rows), folder / "contact_sheet.png")
     return folder / "contact_sheet.png"
 
 
@@ -115,7 +115,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.prepared:
         sys.exit(main(options.folder))
-    sys.path.insert(0, str(PACK / "tests"))
-    import run as setup
+    from environment.venv import python_for
 
-    sys.exit(subprocess.call([str(setup.python_for(host())), __file__, "--prepared", str(options.folder)]))
+    sys.exit(subprocess.call([python_for(host()), __file__, "--prepared", str(options.folder)]))

@@ -22,9 +22,9 @@ from batch.make import Maker, Models, is_made
 from batch.run import run
 from demo_model import LORA
 from demo_model.world import draw, scene
+from pusa_core.figures import save_image
 from pusa_core.keyframes import video_keyframes
-from pusa_core.picture import save_picture
-from pusa_core.videos import read_frames, write_video
+from pusa_core.video_files import read_frames, write_video
 
 PACK = Path(__file__).resolve().parents[2]
 MODELS = Models(device="cpu")
@@ -35,7 +35,7 @@ JOB = Job("a red circle moves right", "clip", width=64, height=64, length=17, st
 def given(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
     clip = draw([scene(3)])[0]
-    save_picture(clip[:1], folder / "start.png")
+    save_image(clip[:1], folder / "start.png")
     write_video(folder / "clip.mp4", clip, 8, quality=0)
     (folder / "broken.png").write_bytes(b"no picture")
     return folder

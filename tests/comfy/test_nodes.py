@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from pusa_core.hosts.comfyui_folder import PACK
+from environment.comfyui import PACK
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("inference_mode")

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from pusa_core.hosts.comfyui_folder import PACK
-from tests.versions import oldest_supported, version_of
+from environment.comfyui import PACK
+from environment.versions import oldest_supported, version_of
 
 # What ComfyUI does with a custom node folder, in a process of its own.
 LOAD = """

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pusa_core.keyframes import clip_keyframe, keyframes_from_text, plan_clip, still_keyframe, video_keyframes
+from pusa_core.keyframes import clip_keyframe, keyframes_from_text, still_keyframe, video_keyframes
+from pusa_core.plan import plan_clip
 
 LENGTH = 81
 

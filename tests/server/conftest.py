@@ -11,14 +11,15 @@ import pytest
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
+STAND_INS = Path(__file__).with_name("stand_ins")
 
 
 @pytest.fixture(scope="session")
 def server(comfyui):
     """A ComfyServer that holds the files of `write_models` and the demos (see `write_demos`) in input/."""
-    from tests.server.server import ComfyServer
+    from environment.server import ComfyServer
 
-    comfy = ComfyServer(comfyui)
+    comfy = ComfyServer(comfyui, more_packs=[STAND_INS])
     write_models(comfy.base / "models")
     write_demos(comfy.base / "input")
     with comfy:

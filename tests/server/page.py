@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager
 from typing import Any
 
-from pusa_core.hosts.comfyui_folder import PACK
+from environment.comfyui import PACK
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (

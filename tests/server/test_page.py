@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from demo_model import MODELS
-from pusa_core.hosts.comfyui_folder import PACK
+from environment.comfyui import PACK
 from tests.server.page import NoBrowser, open_page
 from tests.server.stand_in import WEIGHTS
 
@@ -29,8 +29,8 @@ def read(path: Path):
 
 @pytest.fixture(scope="module")
 def page(server, comfyui):
+    from environment.server import ComfyServer
     from tests.server.conftest import write_demos
-    from tests.server.server import ComfyServer
 
     frontend = os.environ.get("PUSA_FRONTEND")
     try:
@@ -68,7 +68,7 @@ def test_there_are_workflows():
 
 
 def test_the_page_lists_them_as_templates(server):
-    from tests.server.server import PACK_NAME
+    from environment.server import PACK_NAME
 
     assert sorted(server.get("/workflow_templates")[PACK_NAME]) == NAMES
 

@@ -3,8 +3,8 @@
 import av
 import pytest
 
+from environment.server import PACK_NAME, ExecutionFailed, PromptRefused
 from tests import tiny
-from tests.server.server import PACK_NAME, ExecutionFailed, PromptRefused
 from tests.server.stand_in import stand_in
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pusa_core.hosts.comfyui_folder import PACK
-from tests.server.server import ExecutionFailed
+from environment.comfyui import PACK
+from environment.server import ExecutionFailed
 from tests.server.stand_in import stand_in
 
 WORKFLOWS = PACK / "workflows"
@@ -80,7 +80,7 @@ def test_definitions_are_those_of_the_server(server, kind):
     """The builder's table of nodes: the pack's exactly, ComfyUI's own as far as the workflows use them."""
     sys.path.insert(0, str(WORKFLOWS))
     try:
-        from graph import trimmed
+        from litegraph import trimmed
     finally:
         sys.path.remove(str(WORKFLOWS))
     table, now = read("definitions/nodes.json")[kind], trimmed(server.object_info(kind))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pusa_core.hosts.comfyui_folder import PACK
+from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, fit, read_lora
 from tests import tiny

@@ -2,7 +2,7 @@
 
 A schedule rides on a cloned model as plain data in `transformer_options`, with three stateless wrappers:
 
-- SAMPLER_SAMPLE hands the sampler virtual latents (see `pusa_core.virtual`) and turns its result, and what it shows
+- SAMPLER_SAMPLE hands the sampler virtual latents (see `pusa_core.virtual_latent`) and turns its result, and what it shows
   on the way, back into frames. It lays the clean latents into every cond as a noise-shaped tensor, so ComfyUI itself
   slices them with areas, context windows, batches and devices; the last channel carries each frame's number.
 - APPLY_MODEL shows the model the frames instead of the virtual latents.
@@ -29,13 +29,13 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
 
-from ..frames import latent_length, pixel_length
-from ..keyframes import ClipPlan
-from ..lora import MODULE_KINDS, LoraReport, fit, read_lora
-from ..pictures import fit_pictures
-from ..schedule import pusa_sigmas
-from ..virtual import coefficients, step_end, to_frame, to_virtual
-from ..wan import EXPERT_BOUNDARY, check_text_to_video
+from ...frames import latent_length, pixel_length
+from ...lora import MODULE_KINDS, LoraReport, fit, read_lora
+from ...plan import Plan
+from ...resize import fit_images
+from ...schedule import pusa_sigmas
+from ...virtual_latent import coefficients, step_end, to_frame, to_virtual
+from ...wan import EXPERT_BOUNDARY, check_text_to_video
 
 KEY = "pusa"
 RATIO = "pusa_ratio"
@@ -118,7 +118,7 @@ def _check_single_rank() -> None:
         )
 
 
-def apply_schedule(model: ModelPatcher, plan: ClipPlan) -> ModelPatcher:
+def apply_schedule(model: ModelPatcher, plan: Plan) -> ModelPatcher:
     """A clone of `model` that samples every latent frame on its own sigma; any sampler node can use it.
 
     A schedule without keyframes leaves the clone as the model was. An earlier schedule is replaced.
@@ -286,7 +286,7 @@ def _linear_shapes(wan: Any) -> dict[str, tuple[int, int]]:
 
 def picture_encoder(vae, width: int, height: int, method: str):
     """A function from pictures (N, H, W, C) to their clean latents (1, C, (N-1)/4+1, h, w)."""
-    return lambda pictures: vae.encode(fit_pictures(pictures, width, height, method))
+    return lambda pictures: vae.encode(fit_images(pictures, width, height, method))
 
 
 def check_vae(vae, width: int, height: int) -> None:
@@ -304,7 +304,7 @@ def check_vae(vae, width: int, height: int) -> None:
         raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
 
 
-def plan_latent(vae, plan: ClipPlan, width: int, height: int, length: int, batch_size: int) -> dict[str, Any]:
+def plan_latent(vae, plan: Plan, width: int, height: int, length: int, batch_size: int) -> dict[str, Any]:
     """ComfyUI's LATENT for a plan: clean latents at its keyframes, nothing elsewhere. (B, C, F, h, w)"""
     stride = vae.spacial_compression_encode()
     shape = (batch_size, vae.latent_channels, latent_length(length), height // stride, width // stride)
@@ -366,7 +366,7 @@ def sample_clip(
     negative,
     latent: dict[str, Any],
     sampling: Sampling,
-    plan: ClipPlan | None = None,
+    plan: Plan | None = None,
     low_noise_model: ModelPatcher | None = None,
 ) -> dict[str, Any]:
     """Samples a clip, switching to the low-noise model where sigma falls below the boundary.

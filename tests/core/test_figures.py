@@ -2,7 +2,7 @@
 
 import pytest
 
-from pusa_core.picture import HEADER, LABEL, draw_schedule
+from pusa_core.figures import HEADER, LABEL, draw_schedule
 from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
 
 

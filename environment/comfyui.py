@@ -1,4 +1,4 @@
-"""Where ComfyUI is, for what runs it from outside: tests, benchmarks, training. Standard library only."""
+"""Where ComfyUI is, for what runs it from outside: tests, benchmarks, the demo, training. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-PACK = Path(__file__).resolve().parents[2]
+PACK = Path(__file__).resolve().parents[1]
 
 
 def find_comfyui() -> Path | None:
@@ -40,20 +40,35 @@ def how_to_get() -> str:
     )
 
 
-def import_comfyui() -> None:
-    """Makes `import comfy` work, on the CPU when there is no GPU. Does nothing inside a ComfyUI.
+def require_comfyui() -> Path:
+    """The ComfyUI folder.
+
+    Raises:
+        SystemExit: there is none; the message says how to get one.
+    """
+    folder = find_comfyui()
+    if folder is None:
+        sys.exit(f"No ComfyUI was found. {how_to_get()}")
+    return folder
+
+
+def import_comfyui(cpu: bool | None = None) -> None:
+    """Makes `import comfy` and `import nodes` give ComfyUI's. Does nothing inside a ComfyUI.
+
+    Args:
+        cpu: leave a GPU alone; by default only where there is none.
 
     Raises:
         SystemExit: there is no ComfyUI; the message says how to get one.
     """
     if "comfy" in sys.modules:
         return
-    folder = find_comfyui()
-    if folder is None:
-        sys.exit(f"No ComfyUI was found. {how_to_get()}")
+    folder = str(require_comfyui())
     import torch
 
-    sys.path.insert(0, str(folder))  # first: this repository has a folder called nodes, too
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)  # first: this repository has a folder called nodes, too
     from comfy.cli_args import args
 
-    args.cpu = args.cpu or not torch.cuda.is_available()
+    args.cpu = args.cpu or (not torch.cuda.is_available() if cpu is None else cpu)

@@ -1,7 +1,7 @@
 """Pusa on Diffusers: the only file that touches `diffusers`.
 
 Diffusers' Wan takes a timestep for every token, so a timestep for every latent frame needs no patch. The pipeline is
-Diffusers' own: it works on virtual latents (see `pusa_core.virtual`), and two forward hooks on the transformer, there
+Diffusers' own: it works on virtual latents (see `pusa_core.virtual_latent`), and two forward hooks on the transformer, there
 for one call only, show it the frames and their timesteps.
 """
 
@@ -23,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..frames import pixel_length
-from ..keyframes import ClipPlan, Keyframe, plan_clip
-from ..lora import DIFFUSERS_KINDS, LoraReport, fit, read_lora
-from ..pictures import fit_pictures
-from ..schedule import FrameSchedule, pusa_sigmas
-from ..virtual import coefficients, step_end, to_frame, to_virtual
-from ..wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
+from ...frames import pixel_length
+from ...keyframes import Keyframe
+from ...lora import DIFFUSERS_KINDS, LoraReport, fit, read_lora
+from ...plan import Plan, plan_clip
+from ...resize import fit_images
+from ...schedule import FrameSchedule, pusa_sigmas
+from ...virtual_latent import coefficients, step_end, to_frame, to_virtual
+from ...wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
 
 FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
 
@@ -171,7 +172,7 @@ def sample(
     pipe = PusaWanPipeline(**parts, transformer=wan, scheduler=PusaScheduler(shift=shift))
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        prompt_embeds=text, negative_prompt_embeds=negative, keyframes=ClipPlan(schedule, clean), num_inference_steps=steps,
+        prompt_embeds=text, negative_prompt_embeds=negative, keyframes=Plan(schedule, clean), num_inference_steps=steps,
         num_frames=pixel_length(noise.shape[2]), guidance_scale=cfg, latents=noise, output_type="latent",
     ).frames  # fmt: skip
 
@@ -250,13 +251,13 @@ class PusaWanPipeline(WanPipeline):
         return report
 
     @torch.no_grad()
-    def plan(self, keyframes: Sequence[Keyframe], height: int, width: int, num_frames: int) -> ClipPlan:
+    def plan(self, keyframes: Sequence[Keyframe], height: int, width: int, num_frames: int) -> Plan:
         """Keyframes encoded and placed; pictures of another size are cropped to the clip's.
 
         Raises:
             ValueError: see `plan_clip`.
         """
-        plan = plan_clip(keyframes, num_frames, lambda pictures: self._encode(fit_pictures(pictures, width, height, "crop")))
+        plan = plan_clip(keyframes, num_frames, lambda pictures: self._encode(fit_images(pictures, width, height, "crop")))
         self.maybe_free_model_hooks()
         return plan
 
@@ -278,7 +279,7 @@ class PusaWanPipeline(WanPipeline):
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        keyframes: Sequence[Keyframe] | ClipPlan = (),
+        keyframes: Sequence[Keyframe] | Plan = (),
         height: int = 480,
         width: int = 832,
         num_frames: int = 81,
@@ -300,8 +301,8 @@ class PusaWanPipeline(WanPipeline):
             ValueError: a keyframe cannot be placed, or the plan is for another length or size.
         """
         self._check_size(height, width)
-        if isinstance(keyframes, ClipPlan):
-            plan: ClipPlan | None = keyframes
+        if isinstance(keyframes, Plan):
+            plan: Plan | None = keyframes
         else:
             plan = self.plan(keyframes, height, width, num_frames) if keyframes else None
         call = {
@@ -325,7 +326,7 @@ class PusaWanPipeline(WanPipeline):
             if size < stride or size % stride:  # Diffusers would take a smaller one, which keyframes do not fit
                 raise ValueError(f"A {what} of {size} is not divisible by {stride}: use {max(size // stride, 1) * stride}.")
 
-    def _check_plan(self, plan: ClipPlan, height: int, width: int, num_frames: int) -> None:
+    def _check_plan(self, plan: Plan, height: int, width: int, num_frames: int) -> None:
         frames = pixel_length(len(plan.schedule))
         if frames != num_frames:
             raise ValueError(f"The plan is for {frames} frames, but num_frames is {num_frames}: give {frames}.")
@@ -342,7 +343,7 @@ class PusaWanPipeline(WanPipeline):
 class _Run:
     """One call with keyframes: what transformers and callbacks see of the virtual latents that the pipeline samples."""
 
-    def __init__(self, pipe: PusaWanPipeline, plan: ClipPlan):
+    def __init__(self, pipe: PusaWanPipeline, plan: Plan):
         self.scheduler, self.schedule = pipe.scheduler, plan.schedule
         clean = torch.zeros(1, 1, len(plan.schedule), 1, 1) if plan.clean is None else plan.clean
         self.clean = pipe._normalised(clean.float())

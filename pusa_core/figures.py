@@ -123,6 +123,6 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor, Collection[int]]], every: in
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
 
 
-def save_picture(picture: Tensor, path: Path) -> None:
+def save_image(picture: Tensor, path: Path) -> None:
     """Writes a picture (1, H, W, 3) in [0, 1] as a file of the kind that its name says."""
     Image.fromarray((picture[0] * 255).round().to(torch.uint8).numpy()).save(path, optimize=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pusa_core.schedule import FrameMap, FrameSchedule, pusa_sigmas
-from pusa_core.virtual import coefficients, step_end, to_frame, to_virtual
+from pusa_core.virtual_latent import coefficients, step_end, to_frame, to_virtual
 
 torch.manual_seed(0)
 CLEAN, NOISE = torch.randn(2, 1, 3, 4, 2, 2, dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("av", reason="PyAV is not installed; it comes with ComfyUI")
 
-from pusa_core.videos import frame_rate, read_frames, write_video  # noqa: E402
+from pusa_core.video_files import frame_rate, read_frames, write_video  # noqa: E402
 
 
 @pytest.fixture

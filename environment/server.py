@@ -17,14 +17,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import websocket
 
-PACK = Path(__file__).resolve().parents[2]
-STAND_INS = Path(__file__).resolve().parent / "stand_ins"
+from .comfyui import PACK
+
 PACK_NAME = "comfyui-pusa"
 FOLDERS = ("diffusion_models", "vae", "loras", "text_encoders")
 ENDINGS = {
@@ -86,7 +87,15 @@ class ComfyServer:
         run = server.run(prompt)
     """
 
-    def __init__(self, comfyui: Path, pack: Path = PACK, *, extra_args: tuple[str, ...] = (), timeout: float = 180):
+    def __init__(
+        self,
+        comfyui: Path,
+        pack: Path = PACK,
+        *,
+        more_packs: Sequence[Path] = (),
+        extra_args: tuple[str, ...] = (),
+        timeout: float = 180,
+    ):
         self.comfyui = Path(comfyui)
         self.timeout = timeout
         self.base = Path(tempfile.mkdtemp(prefix="pusa-comfyui-"))
@@ -105,7 +114,8 @@ class ComfyServer:
         for folder in (*(f"models/{f}" for f in FOLDERS), "input", "output", "temp", "user", "custom_nodes"):
             (self.base / folder).mkdir(parents=True)
         _install(Path(pack), self.base / "custom_nodes" / PACK_NAME)
-        _install(STAND_INS, self.base / "custom_nodes" / "pusa-test-stand-ins")
+        for other in more_packs:
+            _install(other, self.base / "custom_nodes" / other.name)
 
     # --- life --------------------------------------------------------------------------------------------------------
 

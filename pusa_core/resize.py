@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate, pad
 RESIZE = ("crop", "letterbox", "stretch")
 
 
-def fit_pictures(pictures: Tensor, width: int, height: int, method: str) -> Tensor:
+def fit_images(pictures: Tensor, width: int, height: int, method: str) -> Tensor:
     """Pictures of another size, resampled (bicubic, antialiased).
 
     Args:
