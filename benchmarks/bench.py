@@ -58,7 +58,7 @@ def clip_plan(frames: int, keyframes: dict, height: int, width: int):
 
     maps = {i: FrameMap.line(*keyframe) for i, keyframe in keyframes.items()}
     clean = torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(3))
-    return Plan(FrameSchedule.build(frames, maps), clean)
+    return Plan((FrameSchedule.build(frames, maps),), clean)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

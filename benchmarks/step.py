@@ -92,11 +92,10 @@ def on_comfyui(file: Path, plan, on_cpu: bool) -> dict:
 
     from pusa_core.hosts.comfyui import apply_schedule
     from pusa_core.schedule import pusa_sigmas
-    from pusa_core.virtual_latent import coefficients
     from tests import tiny
 
     model = tiny.load_wan(file)
-    ratio = coefficients(plan.schedule, 1.0).ratio
+    ratio = plan.table.at(1.0).ratio[0]
 
     def per_frame(executor, x, timestep, *args, **kwargs):
         return executor(x, timestep[:, None] * ratio.to(timestep), *args, **kwargs)
@@ -191,8 +190,8 @@ def schedule_report(count: int = 1000) -> str:
 
     from pusa_core.keyframes import still_keyframe
     from pusa_core.plan import plan_clip
-    from pusa_core.schedule import FrameSchedule
-    from pusa_core.virtual_latent import coefficients
+    from pusa_core.schedule import FrameSchedule, pusa_sigmas
+    from pusa_core.virtual_latent import ScheduleTable
 
     def encode(pictures):
         return torch.zeros(1, 16, 1, 2, 2)
@@ -201,13 +200,15 @@ def schedule_report(count: int = 1000) -> str:
     pictures = torch.zeros(count, 16, 16, 3)
     keyframes = [still_keyframe(pictures[i : i + 1], i, "latent", 0.2) for i in range(count)]
     schedule = plan_clip(keyframes, length, encode).schedule
+    table, grid = ScheduleTable.of([schedule]), pusa_sigmas(10)
     text = schedule.to_json()
     parts = {
         "`plan_clip` (an encoder that gives zeros)": lambda: plan_clip(keyframes, length, encode),
         "`FrameSchedule.build`": lambda: FrameSchedule.build(count, schedule.keyframes),
         "to JSON": schedule.to_json,
         "from JSON": lambda: FrameSchedule.from_json(text),
-        "`coefficients`, once a model evaluation": lambda: coefficients(schedule, 0.5),
+        "the table of its maps, once a run": lambda: ScheduleTable.of([schedule]),
+        "`at` a sigma, once a model evaluation": lambda: table.at(0.5, grid),
     }
     times = {key: milliseconds(part) for key, part in parts.items()}
     rows = [[key, f"{ms:.1f} ms"] for key, ms in {**times, "all": sum(times.values())}.items()]

@@ -123,7 +123,7 @@ class Studio:
         samples = plan_latent(self.vae, plan, SIZE, SIZE, LENGTH, len(scenes))["samples"]
         latent = {"samples": samples}
         if take.inpaint:
-            painted = ~torch.tensor(plan.schedule.needs_clean_latent)
+            painted = ~plan.keyframed[0]
             shape = (len(scenes), 1, *samples.shape[2:])
             latent["noise_mask"] = painted.float()[None, None, :, None, None].expand(shape)
         text = torch.cat([encode(s.caption) for s in scenes])

@@ -5,35 +5,102 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe
 from .schedule import FrameMap, FrameSchedule
+from .virtual_latent import ScheduleTable
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A clip's schedule with the clean latents of its keyframes.
+    """Schedules with the clean latents of their keyframes: one for every clip of a batch, or one for all.
 
     Attributes:
-        schedule: every latent frame's sigma.
-        clean: (1, C, F, H, W), the VAE's latents at keyframes and zeros elsewhere; None without keyframes.
+        schedules: every latent frame's sigma; 1 or B, of one length.
+        clean: (1 or B, C, F, H, W), the VAE's latents at keyframes and zeros elsewhere; None without keyframes.
         notes: what was placed where, one sentence each.
+
+    Raises:
+        ValueError: a frame that starts from a picture has none, or lengths or numbers of clips differ.
     """
 
-    schedule: FrameSchedule
+    schedules: tuple[FrameSchedule, ...]
     clean: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        needs = self.schedule.needs_clean_latent
-        if self.clean is None and any(needs):
-            raise ValueError(
-                f"Latent frame {needs.index(True)} of the schedule starts from a picture, but none was given for it."
-            )
-        if self.clean is not None and self.clean.shape[2] != len(self.schedule):
-            raise ValueError(f"The schedule has {len(self.schedule)} latent frames, the clean latents {self.clean.shape[2]}.")
+        lengths = {len(schedule) for schedule in self.schedules}
+        if len(lengths) != 1:
+            raise ValueError(f"The clips of a batch have {sorted(lengths)} latent frames: give them all the same length.")
+        for schedule in self.schedules:
+            if self.clean is None and any(schedule.needs_clean_latent):
+                index = schedule.needs_clean_latent.index(True)
+                raise ValueError(f"Latent frame {index} of the schedule starts from a picture, but none was given for it.")
+        if self.clean is None:
+            return
+        if self.clean.shape[2] != len(self):
+            raise ValueError(f"The schedule has {len(self)} latent frames, the clean latents {self.clean.shape[2]}.")
+        if len(self.schedules) > 1 and len(self.clean) not in (1, len(self.schedules)):
+            raise ValueError(f"There are {len(self.schedules)} schedules, but clean latents of {len(self.clean)} clips.")
+
+    def __len__(self) -> int:
+        """Latent frames of every clip."""
+        return len(self.schedules[0])
+
+    @property
+    def schedule(self) -> FrameSchedule:
+        """The first clip's."""
+        return self.schedules[0]
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether every frame of every clip simply follows the sampler: plain text to video."""
+        return all(schedule.is_ordinary for schedule in self.schedules)
+
+    @property
+    def is_straight(self) -> bool:
+        return all(schedule.is_straight for schedule in self.schedules)
+
+    @property
+    def clips(self) -> int:
+        """How many clips it tells apart; 1 fits a batch of any size."""
+        return max(len(self.schedules), 1 if self.clean is None else len(self.clean))
+
+    @property
+    def keyframed(self) -> Tensor:
+        """Which frames start from a clean latent, (1 or B, F)."""
+        return torch.tensor([schedule.needs_clean_latent for schedule in self.schedules])
+
+    @property
+    def table(self) -> ScheduleTable:
+        return ScheduleTable.of(self.schedules)
+
+
+def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
+    """One plan for a batch: the first for the first `counts[0]` clips, and so on.
+
+    Raises:
+        ValueError: the plans are for clips of different lengths or sizes.
+    """
+    if all(plan is plans[0] for plan in plans) and plans[0].clips == 1:
+        return plans[0]
+    schedules = tuple(s for plan, n in zip(plans, counts) for s in _repeated(plan.schedules, n))
+    sizes = {tuple(plan.clean.shape[1:]) for plan in plans if plan.clean is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"The keyframes of a batch have latents of different shapes, {sorted(sizes)}: use one size and VAE.")
+    clean = None
+    if sizes:
+        empty = torch.zeros(1, *sizes.pop())
+        parts = [(empty if plan.clean is None else plan.clean, n) for plan, n in zip(plans, counts)]
+        clean = torch.cat([part.expand(n, *part.shape[1:]) for part, n in parts])
+    return Plan(schedules, clean, tuple(dict.fromkeys(note for plan in plans for note in plan.notes)))
+
+
+def _repeated(schedules: tuple[FrameSchedule, ...], count: int) -> tuple[FrameSchedule, ...]:
+    return schedules * count if len(schedules) == 1 else schedules
 
 
 def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tensor], Tensor]) -> Plan:
@@ -61,7 +128,7 @@ def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tens
         clean[:, :, list(targets)] = encoded[:, :, list(keyframe.kept)]
         maps.update({t: FrameMap.line(m, keyframe.behaviour) for t, m in zip(targets, keyframe.multipliers)})
     notes = tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, placed), 1))
-    return Plan(FrameSchedule.build(latents, maps), clean, notes)
+    return Plan((FrameSchedule.build(latents, maps),), clean, notes)
 
 
 def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:

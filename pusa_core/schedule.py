@@ -85,6 +85,11 @@ class FrameMap:
         return all(math.isclose(y, self.multiplier * x, rel_tol=0, abs_tol=1e-12) for x, y in self.knots)
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether the frame stays on its clean latent: held, or never noised."""
+        return self.behaviour == "hold" or self.multiplier == 0
+
+    @property
     def needs_clean_latent(self) -> bool:
         """Whether the frame starts from a given picture rather than from noise alone."""
         return self.multiplier < 1 or self.behaviour == "hold"

@@ -61,7 +61,7 @@ def make_clip(pack):
         keyed = torch.zeros(1, 1, frames, 1, 1, dtype=torch.bool)
         keyed[:, :, list(pairs)] = True
         clean = torch.where(keyed, clean, 0.0)  # as the model sees it
-        plan = core.plan.Plan(schedule, form.process_out(clean) if pairs else None)
+        plan = core.plan.Plan((schedule,), form.process_out(clean) if pairs else None)
         latent = {"samples": form.process_out(clean).repeat(batch, 1, 1, 1, 1)}
         return SimpleNamespace(plan=plan, latent=latent, clean=clean, pairs=pairs)
 

@@ -99,7 +99,7 @@ def random_call(clip, **changed):
     """A call on a clip of the fixture `make_clip`, with its clean latents as the model sees them."""
     start = torch.randn(clip.clean.shape, generator=torch.Generator().manual_seed(3))
     call = {
-        "keyframes": Plan(clip.plan.schedule, clip.clean), "num_frames": 21, "latents": start, "output_type": "latent",
+        "keyframes": Plan(clip.plan.schedules, clip.clean), "num_frames": 21, "latents": start, "output_type": "latent",
         "prompt_embeds": tiny.conditioning(seed=1)[0][0], "negative_prompt_embeds": tiny.conditioning(seed=2)[0][0],
     }  # fmt: skip
     return {**call, **changed}
@@ -135,9 +135,9 @@ def test_a_bent_map_agrees_with_comfyui(pack, host, plain, wan, text, make_clip,
     clip = make_clip(wan, {0: 0.0})
     frames = [FrameMap(f.knots) for f in clip.plan.schedule.frames]
     bent = FrameSchedule((*frames[:3], FrameMap(((0.0, 0.0), (0.5, 0.2), (1.0, 0.9))), *frames[4:]))
-    call = random_call(clip, keyframes=Plan(bent, clip.clean))
+    call = random_call(clip, keyframes=Plan((bent,), clip.clean))
     core = pack.pusa_core
-    clip.plan = core.plan.Plan(core.schedule.FrameSchedule.from_json(bent.to_json()), clip.plan.clean)
+    clip.plan = core.plan.Plan((core.schedule.FrameSchedule.from_json(bent.to_json()),), clip.plan.clean)
     theirs = sampled_by_comfyui(host, [wan], text, clip)
     assert (plain(**call).frames - theirs).norm() < 1e-4 * theirs.norm()
 

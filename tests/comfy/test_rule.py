@@ -172,7 +172,7 @@ def test_a_bent_schedule_follows_its_map(pack, host, wan, text, make_clip):
     knots = ((0.0, 0.0), (0.6, 1.0), (1.0, 1.0))
     schedule = core.schedule.FrameSchedule.build(6, {4: core.schedule.FrameMap(knots)})
     clip = make_clip(wan, {})
-    model = host.apply_schedule(wan, core.plan.Plan(schedule))
+    model = host.apply_schedule(wan, core.plan.Plan((schedule,)))
     noise = comfy.sample.prepare_noise(clip.latent["samples"], 3)
     grid = core.schedule.pusa_sigmas(10)
     euler = comfy.samplers.sampler_object("euler")

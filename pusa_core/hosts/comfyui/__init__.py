@@ -27,6 +27,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from einops import rearrange
 from torch import Tensor
 
 from ...frames import latent_length, pixel_length
@@ -34,7 +35,7 @@ from ...lora import MODULE_KINDS, LoraReport, fit, read_lora
 from ...plan import Plan
 from ...resize import fit_images
 from ...schedule import pusa_sigmas
-from ...virtual_latent import coefficients, step_end, to_frame, to_virtual
+from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY, check_text_to_video
 
 KEY = "pusa"
@@ -139,48 +140,44 @@ def apply_schedule(model: ModelPatcher, plan: Plan) -> ModelPatcher:
     )
     for kind, wrapper in wrappers:
         clone.remove_wrappers_with_key(kind, KEY)
-        if not plan.schedule.is_ordinary:
+        if not plan.is_ordinary:
             clone.add_wrapper_with_key(kind, KEY, wrapper)
-    if not plan.schedule.is_ordinary:
-        options[KEY] = {"schedule": plan.schedule, "clean": plan.clean}
+    if not plan.is_ordinary:
+        options[KEY] = plan
     return clone
 
 
 def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar):
-    pusa = extra_args["model_options"]["transformer_options"][KEY]
-    schedule = pusa["schedule"]
+    plan: Plan = extra_args["model_options"]["transformer_options"][KEY]
     _check_single_rank()
     _check_conds(guider.conds)
-    _check_sampler(schedule, executor.class_obj)
-    clean = _clean_latents(guider.inner_model, pusa["clean"], len(schedule), latent_image)
-    keyed = _per_frame(schedule.needs_clean_latent, clean)
+    _check_sampler(plan, executor.class_obj)
+    clean = _clean_latents(guider.inner_model, plan, latent_image)
+    keyed = per_frame(plan.keyframed.to(clean.device))
     sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
-    scale = _per_frame(coefficients(schedule, sigma_start).scale, clean)
+    table = plan.table.to(clean.device)
+    start = table.at(sigma_start)
 
     if torch.count_nonzero(noise) > 0:
-        latent_image = torch.where(keyed, clean, latent_image)
+        noise, latent_image = start.start(noise, torch.where(keyed, clean, latent_image), sigma_start)
     elif sigma_start < 1:  # goes on from an earlier stage, whose latents ComfyUI carries divided by 1 - sigma
-        latent_image = to_virtual(latent_image * (1 - sigma_start), clean, scale) / (1 - sigma_start)
+        latent_image = start.to_virtual(latent_image * (1 - sigma_start), clean) / (1 - sigma_start)
 
-    _add_cond(guider.conds, clean)
+    _add_cond(guider.conds, clean, len(plan.schedules))
     show = None
     if callback is not None:
 
         def show(step, denoised, x, total_steps):
-            callback(step, to_frame(denoised, clean, scale), to_frame(x, clean, scale), total_steps)
+            callback(step, start.to_frame(denoised, clean), start.to_frame(x, clean), total_steps)
 
     grid = sigmas.clone()  # uni_pc writes 0.001 over a last sigma of 0
     virtual = executor(guider, grid, extra_args, show, noise, latent_image, denoise_mask, disable_pbar)
     virtual = virtual * (1 - float(grid[-1]))
-    end = coefficients(schedule, sigma_end)
-    frames = to_frame(virtual, clean, _per_frame(end.scale, clean))
+    end = table.at(sigma_end)
+    frames = end.to_frame(virtual, clean)
     if sigma_end == 0:  # dpm_fast and dpm_adaptive stop one sigma early
-        frames = torch.where(_per_frame(end.pinned, clean), clean, frames)
+        frames = torch.where(per_frame(end.pinned), clean, frames)
     return frames / (1 - sigma_end)
-
-
-def _per_frame(values, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, device=like.device)[None, None, :, None, None]  # (1, 1, F, 1, 1)
 
 
 def _check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
@@ -193,18 +190,18 @@ def _check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
                 )
 
 
-def _check_sampler(schedule, sampler) -> None:
+def _check_sampler(plan: Plan, sampler) -> None:
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
-    if not schedule.is_straight and name not in ODE_SAMPLERS:
+    if not plan.is_straight and name not in ODE_SAMPLERS:
         raise ValueError(
             f"The schedule bends a frame's sigma, which the sampler {name.removeprefix('sample_')} cannot follow "
             "because it adds noise or steps outside the sigma grid: use euler, heun, dpmpp_2m or res_multistep."
         )
 
 
-def _clean_latents(base, clean: Tensor | None, frames: int, latent_image: Tensor) -> Tensor:
+def _clean_latents(base, plan: Plan, latent_image: Tensor) -> Tensor:
     """The plan's clean latents as the model sees them, checked against the latent that is sampled."""
-    shape = tuple(latent_image.shape)
+    shape, clean, frames = tuple(latent_image.shape), plan.clean, len(plan)
     if len(shape) != 5 or shape[2] != frames:
         given = f"{shape[2]} latent frames" if len(shape) == 5 else "no video"
         raise ValueError(
@@ -221,10 +218,12 @@ def _clean_latents(base, clean: Tensor | None, frames: int, latent_image: Tensor
     return base.process_latent_in(clean.to(latent_image.device, torch.float32))
 
 
-def _add_cond(conds: dict[str, list[dict[str, Any]]], clean: Tensor) -> None:
-    number = torch.arange(clean.shape[2], device=clean.device, dtype=clean.dtype)
-    number = number[None, None, :, None, None].expand(clean.shape[0], 1, -1, *clean.shape[3:])
-    tensor = torch.cat([clean, number], dim=1)  # (1 or B, C + 1, F, H, W)
+def _add_cond(conds: dict[str, list[dict[str, Any]]], clean: Tensor, schedules: int) -> None:
+    number = torch.arange(schedules * clean.shape[2], device=clean.device, dtype=clean.dtype)
+    number = rearrange(number, "(b f) -> b 1 f 1 1", b=schedules)
+    clips = max(schedules, len(clean))
+    parts = (part.expand(clips, -1, -1, *clean.shape[3:]) for part in (clean, number))
+    tensor = torch.cat(list(parts), dim=1)  # (1 or B, C + 1, F, H, W)
     for cond in (c for cs in conds.values() for c in cs):
         cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(tensor)}
 
@@ -237,18 +236,13 @@ def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_opt
             f"{tuple(tensor.shape[2:])}: another node cuts or extends the clip while it is sampled; take it out."
         )
     clean, number = tensor[:, :-1], tensor[:, -1, :, 0, 0].long()
-    schedule, sigma = transformer_options[KEY]["schedule"], float(t[0])
+    plan: Plan = transformer_options[KEY]
     grid = transformer_options.get("sample_sigmas")
-    sigma_next = None if schedule.is_straight or grid is None else step_end(grid.tolist(), sigma)
-    c = coefficients(schedule, sigma, sigma_next)
-    scale, ratio, slope, pinned = (v.to(x.device)[number] for v in (c.scale, c.ratio, c.slope, c.pinned))  # (B, F)
-    scale, slope, pinned = (v[:, None, :, None, None] for v in (scale, slope, pinned))
-    frame = to_frame(x, clean, scale)
-    options = {**transformer_options, RATIO: ratio}
+    at = plan.table.to(x.device).frames(number).at(t[0], None if grid is None else grid.to(x.device))
+    frame = at.to_frame(x, clean)
+    options = {**transformer_options, RATIO: at.ratio}
     denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
-    # frame - denoised is sigma * velocity; exactly `denoised` for a frame that simply follows the sampler
-    denoised = denoised + (1 - scale) * (x - clean) + (1 - slope) * (frame - denoised)
-    return torch.where(pinned, clean, denoised)
+    return at.denoised(x, clean, frame, denoised)
 
 
 def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
@@ -311,7 +305,7 @@ def plan_latent(vae, plan: Plan, width: int, height: int, length: int, batch_siz
     empty = LATENT_FORMATS[vae.latent_channels]().process_out(torch.zeros(shape))
     if plan.clean is None:
         return {"samples": empty}
-    keyed = _per_frame(plan.schedule.needs_clean_latent, empty)
+    keyed = per_frame(plan.keyframed)
     return {"samples": torch.where(keyed, plan.clean.to(empty), empty), KEYFRAMED: bool(keyed.any())}
 
 
@@ -439,14 +433,14 @@ def _carried_noise(model: ModelPatcher, start: Tensor, samples: Tensor, sigma: f
 
     With it a later stage starts like the first, so that a noise mask still keeps the latent's own content.
     """
-    base, pusa = model.model, model.model_options["transformer_options"].get(KEY)
+    base, plan = model.model, model.model_options["transformer_options"].get(KEY)
     origin = base.process_latent_in(start) if torch.count_nonzero(start) > 0 else start  # as ComfyUI does
     reached = base.process_latent_in(samples) * (1 - sigma)
-    if pusa is not None:
-        clean = _clean_latents(base, pusa["clean"], len(pusa["schedule"]), start)
-        keyed = _per_frame(pusa["schedule"].needs_clean_latent, clean)
+    if plan is not None:
+        clean = _clean_latents(base, plan, start)
+        keyed = per_frame(plan.keyframed.to(clean.device))
         origin = torch.where(keyed, clean, origin)
-        reached = to_virtual(reached, clean, _per_frame(coefficients(pusa["schedule"], sigma).scale, clean))
+        reached = plan.table.to(clean.device).at(sigma).to_virtual(reached, clean)
     return (reached - (1 - sigma) * origin) / sigma
 
 

@@ -29,7 +29,7 @@ from ...lora import DIFFUSERS_KINDS, LoraReport, fit, read_lora
 from ...plan import Plan, plan_clip
 from ...resize import fit_images
 from ...schedule import FrameSchedule, pusa_sigmas
-from ...virtual_latent import coefficients, step_end, to_frame, to_virtual
+from ...virtual_latent import per_frame
 from ...wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
 
 FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
@@ -172,7 +172,7 @@ def sample(
     pipe = PusaWanPipeline(**parts, transformer=wan, scheduler=PusaScheduler(shift=shift))
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        prompt_embeds=text, negative_prompt_embeds=negative, keyframes=Plan(schedule, clean), num_inference_steps=steps,
+        prompt_embeds=text, negative_prompt_embeds=negative, keyframes=Plan((schedule,), clean), num_inference_steps=steps,
         num_frames=pixel_length(noise.shape[2]), guidance_scale=cfg, latents=noise, output_type="latent",
     ).frames  # fmt: skip
 
@@ -309,7 +309,7 @@ class PusaWanPipeline(WanPipeline):
             "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
         }  # fmt: skip
-        if plan is None or plan.schedule.is_ordinary:
+        if plan is None or plan.is_ordinary:
             callback = {
                 "callback_on_step_end": callback_on_step_end,
                 "callback_on_step_end_tensor_inputs": list(callback_on_step_end_tensor_inputs),
@@ -327,7 +327,7 @@ class PusaWanPipeline(WanPipeline):
                 raise ValueError(f"A {what} of {size} is not divisible by {stride}: use {max(size // stride, 1) * stride}.")
 
     def _check_plan(self, plan: Plan, height: int, width: int, num_frames: int) -> None:
-        frames = pixel_length(len(plan.schedule))
+        frames = pixel_length(len(plan))
         if frames != num_frames:
             raise ValueError(f"The plan is for {frames} frames, but num_frames is {num_frames}: give {frames}.")
         if plan.clean is None or self.vae is None:
@@ -344,8 +344,8 @@ class _Run:
     """One call with keyframes: what transformers and callbacks see of the virtual latents that the pipeline samples."""
 
     def __init__(self, pipe: PusaWanPipeline, plan: Plan):
-        self.scheduler, self.schedule = pipe.scheduler, plan.schedule
-        clean = torch.zeros(1, 1, len(plan.schedule), 1, 1) if plan.clean is None else plan.clean
+        self.scheduler, self.table = pipe.scheduler, plan.table
+        clean = torch.zeros(1, 1, len(plan), 1, 1) if plan.clean is None else plan.clean
         self.clean = pipe._normalised(clean.float())
 
     @contextmanager
@@ -367,16 +367,16 @@ class _Run:
     @torch.compiler.disable
     def _before(self, wan: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         virtual, sigma = kwargs["hidden_states"], self.sigma
-        self.virtual, self.at = virtual, coefficients(self.schedule, sigma, step_end(self.scheduler.sigmas.tolist(), sigma))
-        x = to_frame(virtual, self._clean(virtual), _per_frame(self.at.scale, virtual)).to(virtual.dtype)
-        timesteps = kwargs["timestep"].flatten()[0] * self.at.ratio.to(virtual.device)  # (F,)
+        table = self.table.to(virtual.device)
+        self.virtual, self.at = virtual, table.at(sigma, self.scheduler.sigmas.to(virtual.device))
+        x = self.at.to_frame(virtual, self._clean(virtual)).to(virtual.dtype)
+        timesteps = kwargs["timestep"].flatten()[0] * self.at.ratio  # (1, F)
         return args, {**kwargs, "hidden_states": x, "timestep": _per_token(timesteps.expand(len(x), -1), x)}
 
     @torch.compiler.disable
     def _after(self, wan: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple[Tensor]) -> tuple[Tensor]:
-        velocity = output[0] * _per_frame(self.at.slope, output[0])
-        straight = (self.virtual - self._clean(self.virtual)) / self.sigma  # to the clean latent
-        return (torch.where(_per_frame(self.at.pinned, velocity), straight, velocity).to(output[0].dtype),)
+        velocity = self.at.velocity(self.virtual, self._clean(self.virtual), output[0], self.sigma)
+        return (velocity.to(output[0].dtype),)
 
     @torch.compiler.disable
     def _before_embedding(self, embedder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -398,17 +398,17 @@ class _Run:
         names = list(getattr(theirs, "tensor_inputs", names))
 
         def on_step_end(pipe: PusaWanPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            virtual, at = tensors["latents"], coefficients(self.schedule, self.sigma)
-            scale, clean = _per_frame(at.scale, virtual), self._clean(virtual)
-            tensors["latents"] = frames = to_frame(virtual, clean, scale)
+            virtual = tensors["latents"]
+            at, clean = self.table.to(virtual.device).at(self.sigma), self._clean(virtual)
+            tensors["latents"] = frames = at.to_frame(virtual, clean)
             changed = {} if theirs is None else theirs(pipe, step, timestep, {name: tensors[name] for name in names}) or {}
             frames = changed.get("latents", frames)
             ends = step == pipe.num_timesteps - 1
             if ends:
-                frames = torch.where(_per_frame(at.pinned, virtual), clean, frames)
+                frames = torch.where(per_frame(at.pinned), clean, frames)
             if ends or pipe.interrupt:
                 return {**changed, "latents": frames}
-            return {**changed, "latents": virtual if frames is tensors["latents"] else to_virtual(frames, clean, scale)}
+            return {**changed, "latents": virtual if frames is tensors["latents"] else at.to_virtual(frames, clean)}
 
         return {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": [*{*names, "latents"}]}
 
@@ -425,7 +425,3 @@ def _linear_shapes(wan: WanTransformer3DModel) -> dict[str, tuple[int, int]]:
             module = block.get_submodule(theirs)
             shapes[f"blocks.{number}.{kind}"] = (module.out_features, module.in_features)
     return shapes
-
-
-def _per_frame(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device)[None, None, :, None, None]  # (1, 1, F, 1, 1)
