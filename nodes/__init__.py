@@ -5,11 +5,12 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from comfyui_version import __version__ as comfyui_version
+from packaging.version import Version
 
 from ..demo_model import MODELS
 from . import demo, keyframes, loaders, sampling, schedule
 
-OLDEST_COMFYUI = (0, 8, 0)  # older ones do not slice a schedule with their context windows
+OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
@@ -18,9 +19,8 @@ class PusaExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> PusaExtension:
-    if tuple(int(part) for part in comfyui_version.split(".")[:3]) < OLDEST_COMFYUI:
-        needed = ".".join(map(str, OLDEST_COMFYUI))
-        raise RuntimeError(f"Pusa needs ComfyUI {needed} or newer, but this is {comfyui_version}: update ComfyUI.")
+    if Version(comfyui_version) < OLDEST_COMFYUI:
+        raise RuntimeError(f"Pusa needs ComfyUI {OLDEST_COMFYUI} or newer, but this is {comfyui_version}: update ComfyUI.")
     for folder in ("diffusion_models", "loras", "vae"):  # here, because 0.8.0 never calls on_load
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
     return PusaExtension()

@@ -34,7 +34,8 @@ def _denoise_input() -> io.Float.Input:
         min=0.01,
         max=1.0,
         step=0.01,
-        tooltip="1 makes a new video; less keeps that much of the latent that goes in. Recommended: 1.",
+        tooltip="1 makes a new video; less keeps that much of the latent that goes in. Keyframes start from the schedule's "
+        "pictures again. Recommended: 1.",
     )
 
 
@@ -43,7 +44,7 @@ def _model_inputs() -> list[io.Input]:
         io.Model.Input("model", tooltip="Wan text-to-video with a Pusa LoRA; for Wan2.2 A14B the high-noise model."),
         io.Conditioning.Input("positive", tooltip="What the video shows."),
         io.Conditioning.Input("negative", tooltip="What it should not show; unused at cfg 1."),
-        io.Latent.Input("latent", tooltip="From the Pusa Schedule node."),
+        io.Latent.Input("latent", tooltip="From the Pusa Schedule node; it brings its schedule along."),
     ]
 
 
@@ -74,7 +75,7 @@ def _optional_inputs() -> list[io.Input]:
         Plan.Input(
             "schedule",
             optional=True,
-            tooltip="From the Pusa Schedule node. Without one the models are taken as they are.",
+            tooltip="Instead of the one that the latent brings along, which is enough as a rule.",
         ),
         io.Model.Input(
             "low_noise_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..pusa_core.figures import draw_schedule
-from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, picture_encoder, plan_latent
+from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, join_latents, plan_latent
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
@@ -66,7 +66,7 @@ class PusaSchedule(io.ComfyNode):
     @classmethod
     def execute(cls, vae, width, height, length, batch_size, resize, keyframes=None, sigmas=None) -> io.NodeOutput:
         check_vae(vae, width, height)
-        plan = plan_clip(keyframes or [], length, picture_encoder(vae, width, height, resize))
+        plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize))
         latent = plan_latent(vae, plan, width, height, length, batch_size)
         grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
         picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
@@ -95,4 +95,28 @@ class PusaApplySchedule(io.ComfyNode):
         return io.NodeOutput(apply_schedule(model, schedule))
 
 
-NODES = [PusaSchedule, PusaApplySchedule]
+class PusaBatchLatents(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaBatchLatents",
+            display_name="Pusa Batch Latents",
+            category=CATEGORY,
+            description="Joins the latents of two Pusa Schedule nodes, so that videos with different keyframes are made at "
+            "once. Chain it for more. All need the same size and length.",
+            inputs=[
+                io.Latent.Input("latent1", tooltip="From a Pusa Schedule node, or another of these nodes."),
+                io.Latent.Input("latent2", tooltip="From another Pusa Schedule node."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="Brings all schedules along to the Pusa KSampler."),
+                Plan.Output(display_name="schedule", tooltip="For Pusa Apply Schedule and stock samplers."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent1, latent2) -> io.NodeOutput:
+        return io.NodeOutput(*join_latents([latent1, latent2]))
+
+
+NODES = [PusaSchedule, PusaBatchLatents, PusaApplySchedule]

@@ -79,13 +79,22 @@ class Plan:
         return ScheduleTable.of(self.schedules)
 
 
+def same_plan(a: Plan, b: Plan) -> bool:
+    """Whether two plans ask for the same, however they came to be."""
+    if a is b or a.schedules != b.schedules:
+        return a is b
+    if a.clean is None or b.clean is None:
+        return a.clean is b.clean
+    return a.clean.shape == b.clean.shape and torch.equal(a.clean, b.clean.to(a.clean))
+
+
 def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
     """One plan for a batch: the first for the first `counts[0]` clips, and so on.
 
     Raises:
         ValueError: the plans are for clips of different lengths or sizes.
     """
-    if all(plan is plans[0] for plan in plans) and plans[0].clips == 1:
+    if plans[0].clips == 1 and all(same_plan(plan, plans[0]) for plan in plans):
         return plans[0]
     schedules = tuple(s for plan, n in zip(plans, counts) for s in _repeated(plan.schedules, n))
     sizes = {tuple(plan.clean.shape[1:]) for plan in plans if plan.clean is not None}

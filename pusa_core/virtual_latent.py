@@ -124,11 +124,11 @@ class ScheduleTable:
         """One schedule for every clip, or one for all; all of the same length."""
         rows = [schedule.frames for schedule in schedules]
         most = max(len(frame.knots) for frames in rows for frame in frames)
-        knots = torch.tensor([[_padded(frame, most) for frame in frames] for frames in rows])
+        x, y = torch.tensor([[_padded(frame, most) for frame in frames] for frames in rows]).unbind(-1)
         flags = [[(f.is_line, f.behaviour == "hold", f.is_pinned) for f in frames] for frames in rows]
         line, hold, pinned = torch.tensor(flags).unbind(-1)
         multiplier = torch.tensor([[frame.multiplier for frame in frames] for frames in rows])
-        return cls(*knots.unbind(-1), multiplier, line, hold, pinned)
+        return cls(x, y, multiplier, line, hold, pinned)
 
     def to(self, device: torch.device | str) -> ScheduleTable:
         return ScheduleTable(*(getattr(self, field.name).to(device) for field in fields(self)))

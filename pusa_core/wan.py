@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from .capabilities import check_text_to_video
 from .lora import DIFFUSERS_KINDS
 
 EXPERT_BOUNDARY = 0.875  # sigma below which Wan2.2-T2V-A14B's low-noise model takes over
@@ -29,19 +30,6 @@ BLOCK_MODULES = {
     },
     "norm2": "norm3",
 }
-
-
-def check_text_to_video(in_channels: int, out_channels: int) -> None:
-    """Refuses a Wan that takes more than a noisy clip.
-
-    Raises:
-        ValueError: it is an image-to-video or control model.
-    """
-    if in_channels != out_channels:
-        raise ValueError(
-            f"This Wan checkpoint takes {in_channels} input channels, so it is an image-to-video or control model: "
-            f"Pusa works on text-to-video (T2V) checkpoints, which take {out_channels}."
-        )
 
 
 def original_key(key: str) -> str:

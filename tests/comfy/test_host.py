@@ -9,6 +9,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from tests import tiny
 
@@ -67,14 +68,14 @@ def test_conds_run_apart_give_what_they_give_in_one_batch(host, wan, text, make_
         shapes.append(x.shape[0])
         return executor(x, *args, **kwargs)
 
-    model.add_wrapper_with_key(host.WrappersMP.APPLY_MODEL, "a test's", spy)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "a test's", spy)
     batched = run(model, clip.latent, text, grid)
     assert set(shapes) == {2}, "cond and uncond in one batch"
     shapes.clear()
     apart = wan.clone()
     apart.model_options["sampler_calc_cond_batch_function"] = one_by_one
     apart = host.apply_schedule(apart, clip.plan)
-    apart.add_wrapper_with_key(host.WrappersMP.APPLY_MODEL, "a test's", spy)
+    apart.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "a test's", spy)
     assert distance(run(apart, clip.latent, text, grid), batched) < 1e-5
     assert set(shapes) == {1}
 
@@ -123,7 +124,7 @@ def test_context_windows_keep_every_frame_on_its_own_sigma(host, wan, text, make
         seen.append((x.clone(), timestep.clone()))
         return executor(x, timestep, *args, **kwargs)
 
-    model.add_wrapper_with_key(host.WrappersMP.DIFFUSION_MODEL, "a test's", spy)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "a test's", spy)
     samples = run(model, clip.latent, text, grid)
     for frame in (0, 6, 9):
         assert (samples - clip.plan.clean)[:, :, frame].abs().max() < 1e-5
@@ -246,7 +247,7 @@ def test_the_model_is_left_as_it_was(host, wan, text, make_clip, grid, ends):
 
 REFUSED = {
     "vace": ({"variant": "vace"}, "VACE"),
-    "camera": ({"variant": "camera"}, "camera-control"),
+    "camera": ({"variant": "camera"}, "Camera"),
     "Wan2.1 image to video": ({"variant": "i2v"}, "36 input channels.*image-to-video.*text-to-video"),
     "Wan2.2 image to video": ({"in_channels": 36}, "36 input channels.*image-to-video.*text-to-video"),
     "fun control": ({"variant": "i2v", "in_channels": 48}, "48 input channels"),
@@ -322,9 +323,9 @@ def test_xfusers_own_word_on_sequence_parallelism_counts(host, monkeypatch, rank
     monkeypatch.setitem(sys.modules, "xfuser.core.distributed", xfuser)
     if refused:
         with pytest.raises(RuntimeError, match="sequence parallelism"):
-            host._check_single_rank()
+            host.check_single_rank()
     else:
-        host._check_single_rank()
+        host.check_single_rank()
 
 
 def test_a_node_that_adds_frames_behind_our_back_is_caught(host, wan, text, make_clip, grid):
@@ -334,7 +335,7 @@ def test_a_node_that_adds_frames_behind_our_back_is_caught(host, wan, text, make
     def adds_a_frame(executor, x, *args, **kwargs):
         return executor(torch.cat([x, x[:, :, :1]], 2), *args, **kwargs)[:, :, :-1]
 
-    model.add_wrapper_with_key(host.WrappersMP.DIFFUSION_MODEL, "another pack's", adds_a_frame)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "another pack's", adds_a_frame)
     with pytest.raises(RuntimeError, match="given 7 latent frames.*sigmas for 6"):
         run(host.apply_schedule(model, clip.plan), clip.latent, text, grid)
 

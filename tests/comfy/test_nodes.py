@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 
 IDS = {
     *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
-    *("PusaSchedule", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
+    *("PusaSchedule", "PusaBatchLatents", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
     *("PusaDemoPrompt", "PusaDemoScene"),
 }
 
@@ -142,7 +142,6 @@ def test_the_other_wan_vae_is_named(pack, host, vae, wan_5b, text):
         pack.nodes.schedule.PusaApplySchedule.execute(wan_5b, plan)
     node, settings = pack.nodes.sampling.PusaKSampler, (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
     for connected in (plan, None):
-        latent["pusa_keyframed"] = False
         with pytest.raises(ValueError, match=words):
             node.execute(wan_5b, text.positive, text.negative, latent, *settings, connected)
 
@@ -166,7 +165,7 @@ def test_the_exact_grid_is_offered_among_comfyuis_own(pack, host, wan):
     assert host.SCHEDULERS[1:] == comfy.samplers.SCHEDULER_NAMES
     exact = host.sigma_grid(wan, "pusa", "euler", 4, 5.0, 1.0)
     assert (1000 * exact).tolist() == pytest.approx([1000, 937.5, 833.333, 625, 0], abs=1e-3)
-    shifted = host.ModelSamplingSD3().patch(wan, 8.0)[0]
+    shifted = host.sampling.ModelSamplingSD3().patch(wan, 8.0)[0]
     assert host.sigma_grid(shifted, "simple", "euler", 4, 8.0, 1.0).tolist() == pytest.approx(
         host.sigma_grid(wan, "pusa", "euler", 4, 8.0, 1.0).tolist(), abs=1e-3
     )
@@ -179,7 +178,7 @@ def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
 ):
     seen = []
     monkeypatch.setattr(
-        host.latent_preview, "prepare_callback", lambda model, steps: lambda *a: seen.append((a[0], a[3], steps))
+        host.sampling.latent_preview, "prepare_callback", lambda model, steps: lambda *a: seen.append((a[0], a[3], steps))
     )
     clip = make_clip(wan, {0: 0.2}, batch=2)
     clip.latent["batch_index"] = [0, 1]
@@ -199,8 +198,9 @@ def test_without_a_schedule_it_is_the_stock_ksampler(pack, host, wan, text, make
     latent = {**make_clip(wan, {}, batch=2, seed=3).latent, "batch_index": [3, 1], "noise_mask": torch.ones(1, 6, 8, 8)}
     latent["samples"] = latent["samples"] + torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(1))
     latent["noise_mask"][:, 4] = 0
+    shifted = host.sampling.ModelSamplingSD3().patch(wan, shift)[0]
     stock = nodes.common_ksampler(
-        host.ModelSamplingSD3().patch(wan, shift)[0], 3, 4, 2.0, "euler", scheduler, text.positive, text.negative, latent,
+        shifted, 3, 4, 2.0, "euler", scheduler, text.positive, text.negative, latent,
         denoise=denoise,
     )[0]  # fmt: skip
     ours = pack.nodes.sampling.PusaKSampler.execute(
@@ -244,24 +244,15 @@ def test_two_experts_take_the_keyframes_from_the_schedule_whatever_the_latent(pa
 
 
 def test_the_second_expert_draws_other_noise_than_the_first(pack, host, wan, text, make_clip, monkeypatch):
-    seeds, sample = [], host.comfy.sample.sample_custom
-    monkeypatch.setattr(host.comfy.sample, "sample_custom", lambda *a, **k: (seeds.append(k["seed"]), sample(*a, **k))[1])
+    seeds, sample = [], host.sampling.comfy.sample.sample_custom
+    monkeypatch.setattr(
+        host.sampling.comfy.sample, "sample_custom", lambda *a, **k: (seeds.append(k["seed"]), sample(*a, **k))[1]
+    )
     clip, last = make_clip(wan, {0: 0.2}), 2**64 - 1
     pack.nodes.sampling.PusaKSampler.execute(
         wan, text.positive, text.negative, clip.latent, last, 4, 1.0, "euler", "pusa", 5.0, 1.0, clip.plan, wan
     )
     assert seeds == [last, 0]
-
-
-def test_keyframes_are_not_lost_in_silence_when_the_schedule_is_not_connected(pack, host, vae, wan, text):
-    latent, plan, *_ = schedule(pack, vae, keyframe(pack, picture())).args
-    node, settings = pack.nodes.sampling.PusaKSampler, (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
-    with pytest.raises(ValueError, match="schedule is not connected"):
-        node.execute(wan, text.positive, text.negative, latent, *settings)
-    connected = node.execute(wan, text.positive, text.negative, latent, *settings, plan).args[0]
-    applied = node.execute(host.apply_schedule(wan, plan), text.positive, text.negative, latent, *settings).args[0]
-    assert torch.equal(connected["samples"], applied["samples"])
-    node.execute(wan, text.positive, text.negative, connected, *settings)  # a finished clip may be sampled again
 
 
 def test_the_registry_metadata_is_complete():

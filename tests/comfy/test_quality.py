@@ -7,7 +7,7 @@ import pytest
 from demo_model.measure import caption_share, decibels, mean_motion_error, permanence
 from demo_model.studio import TASKS, Studio, Take
 from demo_model.world import TEST_SEEDS, draw, scene
-from pusa_core import virtual
+from pusa_core.virtual_latent import ScheduleTable
 
 CLIPS = [scene(TEST_SEEDS + 8000 + i, held_out=i % 4 == 0, motion="moves") for i in range(16)]
 HASTY = Take("start-end", m=(0.5,), steps=2)  # noisy keyframes and few steps: the more a wrong step weighs
@@ -50,7 +50,6 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_step_rules_are_found_out(studio, wrong, monkeypatch, inference_mode):
-    import pusa_core.hosts.comfyui as host
-
-    monkeypatch.setattr(host, "coefficients", lambda *where: WRONG[wrong](virtual.coefficients(*where)))
+    right = ScheduleTable.at
+    monkeypatch.setattr(ScheduleTable, "at", lambda *where: WRONG[wrong](right(*where)))
     assert not is_good(*(found := quality(studio, HASTY))), found

@@ -110,7 +110,7 @@ def test_the_stock_ksampler(comfyui, host, wan, text, make_clip, mode):
     import nodes  # ComfyUI's
 
     clip = make_clip(wan, MODES[mode])
-    model = host.ModelSamplingSD3().patch(host.apply_schedule(wan, clip.plan), 5.0)[0]
+    model = host.sampling.ModelSamplingSD3().patch(host.apply_schedule(wan, clip.plan), 5.0)[0]
     # "simple" picks from 1000 timesteps: the exact grid where the steps divide 1000
     (sampled,) = nodes.common_ksampler(model, 9, 10, 3.0, "euler", "simple", text.positive, text.negative, clip.latent)
     assert distance(sampled["samples"], expected(wan, clip, text, seed=9, steps=10, shift=5.0, cfg=3.0)) < GOAL
@@ -125,7 +125,7 @@ def test_two_stages_of_the_stock_advanced_ksampler(comfyui, host, wan, low_noise
     latent = clip.latent
     stages = ((wan, 0, handover, False), (low_noise_wan, handover, 10, True))
     for model, start, end, last in stages:
-        model = host.ModelSamplingSD3().patch(host.apply_schedule(model, clip.plan), 5.0)[0]
+        model = host.sampling.ModelSamplingSD3().patch(host.apply_schedule(model, clip.plan), 5.0)[0]
         (latent,) = nodes.common_ksampler(
             model, 9, 10, 3.0, "euler", "simple", text.positive, text.negative, latent,
             disable_noise=start > 0, start_step=start, last_step=end, force_full_denoise=last,

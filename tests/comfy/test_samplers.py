@@ -4,6 +4,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
@@ -79,7 +80,7 @@ def test_a_noisy_keyframe_gets_its_own_share_of_noise(host, pack, wan, text, mak
         seen.append(noise.std((0, 1, 3, 4)).tolist())
         return known(x, timestep, None)
 
-    model.add_wrapper_with_key(host.WrappersMP.DIFFUSION_MODEL, "a test's", network)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "a test's", network)
     run(model, sampler, clip, text, pack, cfg=1.0)
     shares = torch.tensor(seen)  # noise in the frame, in units of its own sigma: (calls, frames)
     keyframes, ordinary = shares[:, :5].mean(1), shares[:, 5]

@@ -37,6 +37,6 @@ def test_an_older_comfyui_says_that_it_is_too_old(comfyui):
     if not old:
         pytest.skip(f"there is no older ComfyUI in {comfyui.parent}")
     run = subprocess.run([sys.executable, "-c", LOAD, str(old[0]), str(PACK)], capture_output=True, text=True)
-    version = ".".join(map(str, version_of(old[0])))
+    version = version_of(old[0])
     assert run.returncode != 0
     assert run.stderr.strip().endswith(f"Pusa needs ComfyUI 0.8.0 or newer, but this is {version}: update ComfyUI.")

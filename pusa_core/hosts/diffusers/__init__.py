@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...capabilities import check_text_to_video
 from ...frames import pixel_length
 from ...keyframes import Keyframe
 from ...lora import DIFFUSERS_KINDS, LoraReport, fit, read_lora
@@ -30,7 +31,7 @@ from ...plan import Plan, plan_clip
 from ...resize import fit_images
 from ...schedule import FrameSchedule, pusa_sigmas
 from ...virtual_latent import per_frame
-from ...wan import PATCH, PREFIX, check_text_to_video, diffusers_key, original_key, wan_config
+from ...wan import PATCH, PREFIX, diffusers_key, original_key, wan_config
 
 FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
 

@@ -1,0 +1,96 @@
+"""What ComfyUI may bring that Pusa cannot work with, each told in a sentence."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...capabilities import EXTRA_FRAMES, VAES, check_text_to_video, checkpoints_of
+from ...plan import Plan
+
+LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
+
+# Euler's method, under all its names: the only one that the slopes of a bent map are right for.
+EULER = {"sample_euler"}
+
+
+def check_model(model: ModelPatcher) -> None:
+    """Refuses anything but a plain Wan text-to-video model.
+
+    Raises:
+        ValueError: what the model is instead, and which to load.
+    """
+    base = model.model
+    name = type(base).__name__
+    if not isinstance(base, comfy.model_base.WAN21):
+        raise ValueError(f"This model is {name}, not Wan: Pusa needs a Wan2.1 or Wan2.2 text-to-video checkpoint.")
+    kind = next(iter(checkpoints_of(name)), None)
+    if kind is None or not kind.works:
+        called, obstacle = (name, "the pack does not know") if kind is None else (kind.name, f"which {kind.obstacle}")
+        raise ValueError(f"This is the {called} variant of Wan, {obstacle}: load a plain Wan text-to-video (T2V) checkpoint.")
+    check_text_to_video(base.diffusion_model.in_dim, base.diffusion_model.out_dim)
+
+
+def check_channels(model: ModelPatcher, channels: int) -> None:
+    """Refuses latents of another model's VAE."""
+    wanted = model.model.latent_format.latent_channels
+    if channels != wanted:
+        raise ValueError(
+            f"The latent has {channels} channels, but this model takes {wanted}: use {VAES.get(wanted, 'its own VAE')}."
+        )
+
+
+def check_vae(vae, width: int, height: int) -> None:
+    """Refuses a VAE that is not Wan's, and a size that it cannot encode.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    coder = vae.first_stage_model
+    hunyuan = getattr(coder, "latent_format", None) is not None  # a TAEHV of Wan's has none
+    if vae.latent_channels not in LATENT_FORMATS or type(coder).__name__ not in ("WanVAE", "TAEHV") or hunyuan:
+        raise ValueError(f"This is not a Wan video VAE: load {VAES[16]} or {VAES[48]}.")
+    stride = vae.spacial_compression_encode()
+    if width % stride or height % stride:
+        raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
+
+
+def check_single_rank() -> None:
+    """Sequence parallelism shards the tokens but not the per-frame timesteps: frames would silently swap theirs."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return
+    xfuser = sys.modules.get("xfuser.core.distributed")
+    if xfuser is None or xfuser.get_sequence_parallel_world_size() > 1:
+        raise RuntimeError(
+            "This worker splits the clip's tokens over several GPUs (sequence parallelism), which mixes up Pusa's "
+            "per-frame timesteps: turn it off (CFG or data parallelism is fine)."
+        )
+
+
+def check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
+    """Refuses conditionings that add frames."""
+    for cond in (c for cs in conds.values() for c in cs):
+        for key, what in EXTRA_FRAMES.items():
+            if key in cond.get("model_conds", {}):
+                raise ValueError(
+                    f"The conditioning brings {what} ({key}), which adds frames that a Pusa schedule has no sigma for: "
+                    "take that node out and give the picture as a keyframe."
+                )
+
+
+def check_sampler(plan: Plan, sampler: Any) -> None:
+    """Refuses samplers that cannot follow a frame whose sigma bends: all but Euler without added noise."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+    churns = bool(getattr(sampler, "extra_options", {}).get("s_churn", 0))
+    if not plan.is_straight and (churns or name not in EULER):
+        called = name.removeprefix("sample_") + " with s_churn" * churns
+        raise ValueError(
+            f"The schedule bends a frame's sigma, which the sampler {called} cannot follow, because it would leave noise in "
+            "the frame: use euler."
+        )

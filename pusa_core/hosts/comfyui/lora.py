@@ -1,0 +1,33 @@
+"""A Pusa LoRA as ComfyUI's own weight patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+from comfy.model_patcher import ModelPatcher
+
+from ...lora import MODULE_KINDS, LoraReport, fit, read_lora
+from .checks import check_model
+
+
+def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelPatcher, LoraReport]:
+    """A clone of `model` with a Pusa LoRA on it as ordinary ComfyUI weight patches, and a report.
+
+    Raises:
+        ValueError: the model is not Wan text-to-video, or the file is not a Pusa LoRA for its size.
+    """
+    check_model(model)
+    lora = read_lora(path)
+    report = fit(lora, _linear_shapes(model.model.diffusion_model))
+    patches = comfy.lora.load_lora(lora.state_dict(), comfy.lora.model_lora_keys_unet(model.model, {}))
+    clone = model.clone()
+    applied = clone.add_patches(patches, alpha)
+    if len(applied) != len(lora.modules):
+        raise ValueError(f"ComfyUI took only {len(applied)} of the {len(lora.modules)} modules of {lora.name}.")
+    return clone, report
+
+
+def _linear_shapes(wan: Any) -> dict[str, tuple[int, int]]:
+    modules = {f"blocks.{i}.{kind}": block.get_submodule(kind) for i, block in enumerate(wan.blocks) for kind in MODULE_KINDS}
+    return {name: (module.out_features, module.in_features) for name, module in modules.items()}

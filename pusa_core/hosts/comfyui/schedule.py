@@ -1,0 +1,179 @@
+"""A plan on a cloned model, as plain data in `transformer_options`, with three stateless wrappers.
+
+- SAMPLER_SAMPLE hands the sampler virtual latents (see `pusa_core.virtual_latent`) and turns its result, and what it shows
+  on the way, back into frames. It lays the clean latents into every cond as a noise-shaped tensor, so ComfyUI itself
+  slices them with areas, context windows, batches and devices; the last channel carries each frame's number.
+- APPLY_MODEL shows the model the frames instead of the virtual latents.
+- DIFFUSION_MODEL gives every latent frame its own timestep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.conds
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor
+
+from ...frames import pixel_length
+from ...plan import Plan
+from ...virtual_latent import ScheduleTable, per_frame
+from .checks import check_channels, check_conds, check_model, check_sampler, check_single_rank
+
+KEY = "pusa"
+RUN = "pusa_run"
+RATIO = "pusa_ratio"
+CARRIED = "pusa_carried"  # the noise of this run was made of what an earlier stage left
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run's model evaluations need, on the run's device.
+
+    Attributes:
+        keyframes: clean latents as the model sees them, then each frame's number, (1 or B, C + 1, F, H, W).
+        table: the schedules.
+        bends: whether steps need a slope.
+    """
+
+    keyframes: Tensor
+    table: ScheduleTable
+    bends: bool
+
+
+def apply_schedule(model: ModelPatcher, plan: Plan) -> ModelPatcher:
+    """A clone of `model` that samples every latent frame on its own sigma; any sampler node can use it.
+
+    A plan without keyframes leaves the clone as the model was. An earlier one is replaced.
+
+    Raises:
+        ValueError: the model is not a plain Wan text-to-video model, or the plan was made with another model's VAE.
+    """
+    check_model(model)
+    if plan.clean is not None:
+        check_channels(model, plan.clean.shape[1])
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    options.pop(KEY, None)
+    wrappers = (
+        (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
+        (WrappersMP.APPLY_MODEL, _apply_model),
+        (WrappersMP.DIFFUSION_MODEL, _diffusion_model),
+    )
+    for kind, wrapper in wrappers:
+        clone.remove_wrappers_with_key(kind, KEY)
+        if not plan.is_ordinary:
+            clone.add_wrapper_with_key(kind, KEY, wrapper)
+    if not plan.is_ordinary:
+        options[KEY] = plan
+    return clone
+
+
+def applied_plan(model: ModelPatcher) -> Plan | None:
+    """The plan that `apply_schedule` put on a model."""
+    return model.model_options["transformer_options"].get(KEY)
+
+
+def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar):
+    options = extra_args["model_options"]["transformer_options"]  # this run's own copy
+    plan: Plan = options[KEY]
+    check_single_rank()
+    check_conds(guider.conds)
+    check_sampler(plan, executor.class_obj)
+    clean = clean_latents(guider.inner_model, plan, latent_image)
+    sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
+    table = plan.table.to(clean.device)
+    start, end = table.at(sigma_start), table.at(sigma_end)
+
+    if torch.count_nonzero(noise) > 0:
+        latent_image = torch.where(per_frame(plan.keyframed.to(clean.device)), clean, latent_image)
+        if not options.get(CARRIED):
+            noise, latent_image = start.start(noise, latent_image, sigma_start)
+    elif sigma_start < 1:  # goes on from an earlier stage, whose latents ComfyUI carries divided by 1 - sigma
+        latent_image = start.to_virtual(latent_image * (1 - sigma_start), clean) / (1 - sigma_start)
+
+    options[RUN] = run = _Run(_numbered(clean, len(plan.schedules)), table, not plan.is_straight)
+    for cond in (c for cs in guider.conds.values() for c in cs):
+        cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.keyframes)}
+    show = None
+    if callback is not None:
+
+        def show(step, denoised, x, total_steps):
+            callback(step, start.to_frame(denoised, clean), start.to_frame(x, clean), total_steps)
+
+    grid = sigmas.clone()  # uni_pc writes 0.001 over a last sigma of 0
+    virtual = executor(guider, grid, extra_args, show, noise, latent_image, denoise_mask, disable_pbar)
+    frames = end.to_frame(virtual * (1 - float(grid[-1])), clean)
+    if sigma_end == 0:  # dpm_fast and dpm_adaptive stop one sigma early
+        frames = torch.where(per_frame(end.pinned), clean, frames)
+    return frames / (1 - sigma_end)
+
+
+def clean_latents(base: Any, plan: Plan, latent_image: Tensor) -> Tensor:
+    """The plan's clean latents as the model sees them, on the device of the latent that is sampled; checked against it.
+
+    Raises:
+        ValueError: the latent is of another length, size, VAE or number of clips.
+    """
+    shape, clean = tuple(latent_image.shape), plan.clean
+    if len(shape) != 5 or shape[2] != len(plan):
+        given = f"{shape[2]} latent frames" if len(shape) == 5 else "no video"
+        raise ValueError(
+            f"The schedule is for {len(plan)} latent frames ({pixel_length(len(plan))} frames), but the latent has {given}: "
+            "connect the latent that comes out of the Pusa Schedule node."
+        )
+    if plan.clips not in (1, shape[0]):
+        raise ValueError(
+            f"The schedule tells {plan.clips} videos apart, but the latent is a batch of {shape[0]}: connect the latent that "
+            "comes with it."
+        )
+    if clean is None:
+        return torch.zeros_like(latent_image[:1])
+    if (clean.shape[1], *clean.shape[3:]) != (shape[1], *shape[3:]):
+        raise ValueError(
+            f"The keyframes were encoded to latents of shape {tuple(clean.shape)}, but the latent to sample is {shape} "
+            "(batch, channels, frames, height, width): use the same size and VAE, through one Pusa Schedule node."
+        )
+    return base.process_latent_in(clean.to(latent_image.device, torch.float32))
+
+
+def _numbered(clean: Tensor, schedules: int) -> Tensor:
+    """Clean latents with the number of every frame, counted through all schedules, as one more channel."""
+    number = torch.arange(schedules * clean.shape[2], device=clean.device, dtype=clean.dtype)
+    number = rearrange(number, "(b f) -> b 1 f 1 1", b=schedules)
+    parts = (part.expand(max(schedules, len(clean)), -1, -1, *clean.shape[3:]) for part in (clean, number))
+    return torch.cat(list(parts), dim=1)
+
+
+def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    run: _Run = transformer_options[RUN]
+    keyframes = kwargs.pop(KEY, None)  # (B, C + 1, F, H, W) of this window, area and batch
+    if keyframes is None:  # a cond that was encoded after the run began, as PerpNeg does
+        keyframes = run.keyframes.to(x.device).repeat(max(len(x) // len(run.keyframes), 1), 1, 1, 1, 1)
+    if keyframes.shape[2:] != x.shape[2:] or len(keyframes) != len(x):
+        raise RuntimeError(
+            f"The model was given a latent of {tuple(x.shape[2:])} (frames, height, width), but its part of the schedule is "
+            f"{tuple(keyframes.shape[2:])}: another node cuts or extends the clip while it is sampled; take it out."
+        )
+    clean, number = keyframes[:, :-1], keyframes[:, -1, :, 0, 0].long()
+    grid = transformer_options["sample_sigmas"].to(x.device) if run.bends else None
+    at = run.table.to(x.device).frames(number).at(t[0], grid)
+    frame = at.to_frame(x, clean)
+    options = {**transformer_options, RATIO: at.ratio}
+    denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
+    return at.denoised(x, clean, frame, denoised)
+
+
+def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
+    ratio = transformer_options[RATIO]  # (B, F)
+    if ratio.shape != (x.shape[0], x.shape[2]):
+        raise RuntimeError(
+            f"The model was given {x.shape[2]} latent frames of {x.shape[0]} clips, but the schedule has sigmas for "
+            f"{ratio.shape[1]} of {ratio.shape[0]}: another node adds or drops frames; take it out."
+        )
+    timestep = timestep.reshape(x.shape[0], -1) * ratio
+    return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
