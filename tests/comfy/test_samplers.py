@@ -57,8 +57,10 @@ class KnowsThePicture(torch.nn.Module):
     def __init__(self, clean):
         super().__init__()
         self.clean = clean
+        self.seen = []  # (x, sigmas) of every evaluation
 
     def forward(self, x, t, context, transformer_options=None, **kwargs):
+        self.seen.append((x, t / 1000))
         sigma = (t / 1000)[:, None, :, None, None]
         return torch.where(sigma > 0, (x - self.clean) / sigma.clamp(min=1e-6), 0.0)
 
@@ -97,3 +99,90 @@ def test_uni_pc_does_not_write_into_the_sigmas_that_it_is_given(host, pack, wan,
         model, noise, 1.0, solver, given, text.positive, text.negative, latent, disable_pbar=True, seed=1
     )
     assert torch.equal(given, grid)
+
+
+# --- bent maps -----------------------------------------------------------------------------------------------------------
+
+BENT = {
+    "late": ((0, 0), (0.5, 0), (1, 1)),
+    "early": ((0, 0), (0.6, 1), (1, 1)),
+    "rolling": ((0, 0), (0.3, 0), (0.8, 1), (1, 1)),
+    "a keyframe's": ((0, 0), (0.4, 0.05), (1, 0.5)),
+}
+EULER = ("euler", "ddim")
+
+
+@pytest.fixture
+def knowing(host, pack, wan, make_clip):
+    """knowing(knots) -> (model with a bent frame 2, its clip, the network: it knows what the clip will show)."""
+    core = pack.pusa_core
+
+    def make(knots):
+        clip = make_clip(wan, {2: knots[-1][1]} if knots[-1][1] < 1 else {}, size=(24, 24))
+        schedule = core.schedule.FrameSchedule.build(6, {2: core.schedule.FrameMap(knots)})
+        model = host.apply_schedule(wan, core.plan.Plan((schedule,), clip.plan.clean))
+        shown = torch.randn(clip.clean.shape, generator=torch.Generator().manual_seed(4))
+        known = KnowsThePicture(torch.where(clip.clean != 0, clip.clean, shown))
+        network = lambda executor, x, timestep, *rest, **kwargs: known(x, timestep, None)  # noqa: E731
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "a test's", network)
+        return model, clip, known
+
+    return make
+
+
+def sampled(model, clip, text, pack, sampler="euler", first=0, steps=10):
+    """Samples from step `first`, with the clip that is to be shown as the latent to start from."""
+    latent, grid = clip.latent["samples"], pack.pusa_core.schedule.pusa_sigmas(steps)[first:]
+    noise, solver = comfy.sample.prepare_noise(latent, SEED), comfy.samplers.sampler_object(sampler)
+    return comfy.sample.sample_custom(
+        model, noise, 1.0, solver, grid, text.positive, text.negative, latent, disable_pbar=True, seed=SEED
+    )
+
+
+@pytest.mark.parametrize("name", BENT)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_bent_maps_are_followed_exactly_or_refused(knowing, pack, text, wan, sampler, name):
+    model, clip, known = knowing(BENT[name])
+    if sampler in EULER:
+        left = wan.model.process_latent_in(sampled(model, clip, text, pack, sampler)) - known.clean
+        assert left.abs().max() < 1e-4, "no noise is left"
+    else:
+        with pytest.raises(ValueError, match="the sampler .* cannot follow.*use euler"):
+            sampled(model, clip, text, pack, sampler)
+
+
+def test_euler_that_adds_noise_cannot_follow_a_bent_map(knowing, pack, text):
+    model, clip, _ = knowing(BENT["late"])
+    churning = comfy.samplers.ksampler("euler", {"s_churn": 1.0})
+    latent, grid = clip.latent["samples"], pack.pusa_core.schedule.pusa_sigmas(4)
+    with pytest.raises(ValueError, match="euler with s_churn cannot follow"):
+        comfy.sample.sample_custom(
+            model, latent, 1.0, churning, grid, text.positive, text.negative, latent, disable_pbar=True
+        )
+
+
+@pytest.mark.parametrize("first", [0, 3, 7])
+@pytest.mark.parametrize("name", BENT)
+def test_a_bent_frame_starts_with_the_noise_of_its_own_sigma(knowing, pack, text, wan, host, name, first):
+    """Also below sigma 1, where a clip is sampled again: the model must see x = (1 - sigma_f) z + sigma_f * noise."""
+    model, clip, known = knowing(BENT[name])
+    shown = known.clean
+    clip.latent["samples"] = wan.model.process_latent_out(shown)
+    noise = comfy.sample.prepare_noise(clip.latent["samples"], SEED)
+    left = wan.model.process_latent_in(sampled(model, clip, text, pack, first=first)) - shown
+    grid = pack.pusa_core.schedule.pusa_sigmas(10)
+    own = pack.pusa_core.schedule.FrameMap(BENT[name]).sigma(float(grid[first]))
+    x, sigmas = known.seen[0]
+    assert sigmas[0, 2] == pytest.approx(own, abs=1e-6)
+    torch.testing.assert_close(x[:, :, 2], (1 - own) * shown[:, :, 2] + own * noise[:, :, 2], atol=1e-4, rtol=1e-4)
+    assert left.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_two_experts_follow_a_bent_map_as_one_does(knowing, pack, host, text, wan, name):
+    model, clip, _ = knowing(BENT[name])
+    plan = host.schedule.applied_plan(model)
+    settings = host.Sampling(SEED, 10, 1.0, "euler", "pusa", 5.0)
+    inputs = text.positive, text.negative, clip.latent, settings, plan
+    one, two = host.sample_clip(wan, *inputs)["samples"], host.sample_clip(wan, *inputs, low_noise_model=wan)["samples"]
+    assert ((two - one).norm() / one.norm()) < 1e-5
