@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pusa_core.keyframes import clip_keyframe, keyframes_from_text, video_keyframes
-from .types import CATEGORY, Keyframes, behaviour_input, multiplier_input, previous_input, unit_input
+from .types import CATEGORY, Keyframes, behaviour_input, check_wires, multiplier_input, previous_input, unit_input
 
 LAST_INDEX = 1_000_000
 
@@ -43,6 +43,7 @@ class PusaKeyframe(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, frame_index, unit, noise_multiplier, behaviour, previous=None) -> io.NodeOutput:
+        check_wires(image=image, previous=previous)
         keyframe = clip_keyframe(image, frame_index, unit, noise_multiplier, behaviour)
         return io.NodeOutput([*(previous or []), keyframe])
 
@@ -78,6 +79,7 @@ class PusaKeyframesFromText(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, positions, noise_multipliers, unit, behaviour, previous=None) -> io.NodeOutput:
+        check_wires(images=images, previous=previous)
         new = keyframes_from_text(images, positions, noise_multipliers, unit, behaviour)
         return io.NodeOutput([*(previous or []), *new])
 
@@ -153,6 +155,7 @@ class PusaVideoKeyframes(io.ComfyNode):
         chosen="",
         previous=None,
     ) -> io.NodeOutput:
+        check_wires(video=video, previous=previous)
         keyframe = video_keyframes(video, take, frame_count, unit, place, frame_index, noise_multipliers, behaviour, chosen)
         return io.NodeOutput([*(previous or []), keyframe])
 

@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pusa_core.hosts.comfyui import load_pusa_lora
-from .types import CATEGORY
+from .types import CATEGORY, check_wires
 
 
 def _lora_input(name: str, where: str) -> io.Combo.Input:
@@ -30,6 +30,7 @@ def _alpha_input(name: str, default: float, span: str) -> io.Float.Input:
 
 
 def _load(model, lora_name: str, alpha: float):
+    check_wires(model=model)
     return load_pusa_lora(model, folder_paths.get_full_path_or_raise("loras", lora_name), alpha)
 
 

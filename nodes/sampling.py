@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
 from ..pusa_core.schedule import pusa_sigmas
 from ..pusa_core.wan import EXPERT_BOUNDARY
-from .types import CATEGORY, Plan
+from .types import CATEGORY, Plan, check_wires
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -120,6 +120,7 @@ class PusaKSampler(io.ComfyNode):
         cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, shift, denoise, schedule=None,
         low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
+        check_wires(model=model, latent=latent, schedule=schedule, low_noise_model=low_noise_model)
         sampling = Sampling(seed, steps, cfg, sampler, scheduler, shift, denoise, boundary)
         return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
 
@@ -174,6 +175,7 @@ class PusaKSamplerAdvanced(io.ComfyNode):
         start_at_step, end_at_step, return_with_leftover_noise, schedule=None, low_noise_model=None,
         boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
+        check_wires(model=model, latent=latent, schedule=schedule, low_noise_model=low_noise_model)
         sampling = Sampling(
             noise_seed, steps, cfg, sampler, scheduler, shift, boundary=boundary, add_noise=add_noise == "enable",
             start_step=start_at_step, end_step=end_at_step, leftover_noise=return_with_leftover_noise == "enable",

@@ -9,7 +9,7 @@ from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, 
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
-from .types import CATEGORY, Keyframes, Plan
+from .types import CATEGORY, Keyframes, Plan, check_wires
 
 LARGEST = 16384
 
@@ -65,6 +65,7 @@ class PusaSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, width, height, length, batch_size, resize, keyframes=None, sigmas=None) -> io.NodeOutput:
+        check_wires(vae=vae, keyframes=keyframes, sigmas=sigmas)
         check_vae(vae, width, height)
         plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize))
         latent = plan_latent(vae, plan, width, height, length, batch_size)
@@ -92,6 +93,7 @@ class PusaApplySchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, schedule) -> io.NodeOutput:
+        check_wires(model=model, schedule=schedule)
         return io.NodeOutput(apply_schedule(model, schedule))
 
 
@@ -116,6 +118,7 @@ class PusaBatchLatents(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent1, latent2) -> io.NodeOutput:
+        check_wires(latent1=latent1, latent2=latent2)
         return io.NodeOutput(*join_latents([latent1, latent2]))
 
 

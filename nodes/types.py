@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..pusa_core.keyframes import Keyframe
+from ..pusa_core.plan import Plan as ClipPlan
 from ..pusa_core.schedule import BEHAVIOURS
 
 CATEGORY = "Pusa"
@@ -46,3 +52,39 @@ def behaviour_input() -> io.Combo.Input:
 
 def previous_input() -> io.Input:
     return Keyframes.Input("previous", optional=True, tooltip="Keyframes that this node adds to. Chain as many as needed.")
+
+
+# What may come in by a wire: an API prompt can have a constant there, which ComfyUI does not look at.
+WIRES = {
+    "a model": (("model", "high_noise_model", "low_noise_model"), lambda v: isinstance(v, ModelPatcher)),
+    "a latent": (
+        ("latent", "latent1", "latent2"),
+        lambda v: isinstance(v, dict) and isinstance(v.get("samples"), torch.Tensor),
+    ),
+    "a VAE": (("vae",), lambda v: hasattr(v, "first_stage_model")),
+    "images": (("image", "images", "video"), lambda v: isinstance(v, torch.Tensor)),
+    "sigmas": (("sigmas",), lambda v: isinstance(v, torch.Tensor) and v.ndim == 1),
+    "what the Pusa keyframe nodes give": (
+        ("keyframes", "previous"),
+        lambda v: isinstance(v, list) and all(isinstance(k, Keyframe) for k in v),
+    ),
+    "what the Pusa Schedule node gives": (("schedule",), lambda v: isinstance(v, ClipPlan)),
+}
+
+
+def check_wires(**wires: Any) -> None:
+    """Refuses values that are not what an input of this name takes; None is an input that was left open.
+
+    Raises:
+        ValueError: which input, what it got, and what to connect.
+    """
+    for name, value in wires.items():
+        what, fits = next((what, fits) for what, (names, fits) in WIRES.items() if name in names)
+        if value is not None and not fits(value):
+            raise ValueError(f"The input {name} got {_described(value)}, but takes {what}: connect a node that gives that.")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (str, int, float, bool)):
+        return f"{str(value)[:40]!r}"
+    return f"a {type(value).__name__}"

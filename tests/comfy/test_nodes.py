@@ -255,6 +255,77 @@ def test_the_second_expert_draws_other_noise_than_the_first(pack, host, wan, tex
     assert seeds == [last, 0]
 
 
+@pytest.mark.parametrize("denoise", [1.0, 0.7, 0.5, 0.35])
+def test_denoise_takes_the_last_steps_of_a_longer_grid_as_in_comfyui(host, wan, denoise):
+    """10 steps at 0.35 are the last of 28, not of 29."""
+    shifted = host.sampling.ModelSamplingSD3().patch(wan, 5.0)[0]
+    stock = host.sigma_grid(shifted, "simple", "euler", 10, 5.0, denoise)
+    exact = host.sigma_grid(shifted, "pusa", "euler", 10, 5.0, denoise)
+    assert exact.tolist() == pytest.approx(stock.tolist(), abs=3e-3)
+
+
+@pytest.mark.parametrize("end, leftover, last", [(3, False, 0.0), (3, True, None), (99, False, 0.0), (6, True, 0.0)])
+def test_a_stage_that_stops_early_ends_clean_unless_noise_is_to_be_left(host, wan, end, leftover, last):
+    sampling = host.Sampling(1, 6, 1.0, "euler", "pusa", 5.0, end_step=end, leftover_noise=leftover)
+    sigmas, whole = sampling.sigmas(wan), host.sigma_grid(wan, "pusa", "euler", 6, 5.0, 1.0)
+    assert sigmas[-1] == (whole[3] if last is None else last)
+    assert torch.equal(sigmas[:-1], whole[: min(end, 6)])
+
+
+def test_a_stage_that_stops_early_without_leftover_noise_gives_a_clean_clip(pack, host, wan, text, make_clip):
+    """As the stock node does where it forces the full denoise."""
+    import nodes
+
+    clip = make_clip(wan, {0: 0.2})
+    ours = pack.nodes.sampling.PusaKSamplerAdvanced.execute(
+        wan,
+        text.positive,
+        text.negative,
+        clip.latent,
+        "enable",
+        3,
+        10,
+        1.0,
+        "euler",
+        "simple",
+        5.0,
+        0,
+        4,
+        "disable",
+        clip.plan,
+    ).args[0]["samples"]
+    model = host.sampling.ModelSamplingSD3().patch(host.apply_schedule(wan, clip.plan), 5.0)[0]
+    stock = nodes.common_ksampler(
+        model, 3, 10, 1.0, "euler", "simple", text.positive, text.negative, clip.latent, last_step=4, force_full_denoise=True
+    )[0]["samples"]
+    assert torch.equal(ours, stock)
+
+
+def test_constants_on_wires_are_told(pack, vae, wan, text):
+    nodes, image = pack.nodes, picture()
+    sampler = (text.positive, text.negative)
+    settings = (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
+    latent = {"samples": torch.zeros(1, 16, 3, 6, 8)}
+    calls = {
+        r"keyframes got 'abc', but takes what the Pusa keyframe nodes give": lambda: schedule(pack, vae, "abc"),
+        r"keyframes got a list": lambda: schedule(pack, vae, [1, 2]),
+        r"vae got '7', but takes a VAE": lambda: schedule(pack, 7),
+        r"sigmas got '0.5'": lambda: schedule(pack, vae, sigmas=0.5),
+        r"previous got 'x'": lambda: keyframe(pack, image, previous="x"),
+        r"image got 'a.png', but takes images": lambda: keyframe(pack, "a.png"),
+        r"schedule got '1', but takes what the Pusa Schedule": lambda: nodes.sampling.PusaKSampler.execute(
+            wan, *sampler, latent, *settings, 1
+        ),
+        r"latent got 'x', but takes a latent": lambda: nodes.sampling.PusaKSampler.execute(wan, *sampler, "x", *settings),
+        r"low_noise_model got 'x'": lambda: nodes.sampling.PusaKSampler.execute(wan, *sampler, latent, *settings, None, "x"),
+        r"model got 'x', but takes a model": lambda: nodes.schedule.PusaApplySchedule.execute("x", None),
+        r"latent2 got a dict": lambda: nodes.schedule.PusaBatchLatents.execute(latent, {}),
+    }
+    for words, call in calls.items():
+        with pytest.raises(ValueError, match=f"^The input {words}.*: connect a node that gives that"):
+            call()
+
+
 def test_the_registry_metadata_is_complete():
     project = (PACK / "pyproject.toml").read_text(encoding="utf-8")
     for key in ("PublisherId", "DisplayName", "Icon", "requires-comfyui"):

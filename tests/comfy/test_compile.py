@@ -1,0 +1,51 @@
+"""torch.compile over a model with a schedule: one graph without a break, compiled once for all steps."""
+
+import logging
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from torch._dynamo.testing import CompileCounter
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    logging.getLogger("torch.__trace").disabled = True  # pytest would keep thousands of lines
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model, count):
+    model = model.clone()
+    guards = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
+    set_torch_compile_wrapper(model, count, options=guards)  # as ComfyUI's own node does
+    return model
+
+
+def sample(model, clip, text, pack, steps=4):
+    noise, grid = comfy.sample.prepare_noise(clip.latent["samples"], 3), pack.pusa_core.schedule.pusa_sigmas(steps)
+    return comfy.sample.sample_custom(
+        model, noise, 3.0, comfy.samplers.sampler_object("euler"), grid, text.positive, text.negative,
+        clip.latent["samples"], disable_pbar=True, seed=3,
+    )  # fmt: skip
+
+
+def test_a_compiled_model_samples_the_same_and_compiles_once(host, pack, wan, text, make_clip):
+    clip = make_clip(wan, {0: 0.0, 2: 0.3, 5: (0.5, "hold")})
+    eager = sample(host.apply_schedule(wan, clip.plan), clip, text, pack)
+    plain, count = CompileCounter(), CompileCounter()
+    sample(compiled(wan, plain), make_clip(wan, {}), text, pack)
+    torch._dynamo.reset()
+    model = host.apply_schedule(compiled(wan, count), clip.plan)
+    made = sample(model, clip, text, pack)
+    assert ((made - eager).norm() / eager.norm()) < 1e-5
+    assert (made - clip.plan.clean)[:, :, 0].abs().max() < 1e-5
+    graphs = count.frame_count
+    assert 0 < graphs <= plain.frame_count + 1, "no graph more than the model alone, but for the timesteps"
+    sample(model, clip, text, pack, steps=7)
+    assert count.frame_count == graphs, "another run, other sigmas: nothing is compiled again"
