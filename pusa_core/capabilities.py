@@ -92,5 +92,9 @@ def as_markdown(checkpoints: Iterable[Checkpoint] = CHECKPOINTS) -> str:
     for c in checkpoints:
         works = "yes" + (", two models" if c.experts == 2 else "") if c.works else f"no, it {c.obstacle}"
         vae = VAES[c.channels].partition(" ")[0] if c.works else ""
-        rows.append(f"| {c.name} | {works} | {c.lora} | {vae} |".replace("|  |", "| |"))
+        rows.append(f"| {c.name} | {works} | {c.lora or '-'} | {vae or '-'} |")
     return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(as_markdown())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from pusa_core.capabilities import CHECKPOINTS
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
@@ -264,9 +265,14 @@ def test_other_variants_of_wan_are_refused_by_name(host, make_clip, wan, tmp_pat
         host.load_pusa_lora(model, tiny.write_lora(tmp_path / "lora.safetensors"), 1.4)
 
 
-@pytest.mark.parametrize(
-    "name", ["WAN21_CausalAR", "WAN21_HuMo", "WAN22_S2V", "WAN22_Animate", "WAN21_SCAIL", "WAN21_FlowRVS"]
-)
+def test_the_table_of_checkpoints_has_every_wan_of_this_comfyui():
+    import comfy.model_base
+
+    classes = [c for c in vars(comfy.model_base).values() if isinstance(c, type) and issubclass(c, comfy.model_base.WAN21)]
+    assert {c.__name__ for c in classes} <= {c.comfyui for c in CHECKPOINTS}
+
+
+@pytest.mark.parametrize("name", sorted({c.comfyui for c in CHECKPOINTS} - {"WAN21", "WAN22"}))
 def test_variants_without_a_small_checkpoint_are_refused_by_their_class(host, wan, monkeypatch, name):
     import comfy.model_base
 
