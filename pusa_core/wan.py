@@ -68,8 +68,8 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
         raise ValueError(f"This file is no Wan checkpoint, it lacks one of {', '.join(modules)}: choose a Wan model.")
     dim, channels = patch[0], head[0] // 4
     check_text_to_video(patch[1], channels)
-    told = json.loads(metadata.get("config", "{}")).get("transformer", {})
-    heads = told.get("num_heads", dim // 128)
+    stated = json.loads(metadata.get("config", "{}")).get("transformer", {})
+    heads = stated.get("num_heads", dim // 128)
     return {
         "num_attention_heads": heads,
         "attention_head_dim": dim // heads,
