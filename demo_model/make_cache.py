@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+import tyro
 
 from trainer.data import NEGATIVE, PackedText, save_clip
 
@@ -13,20 +14,22 @@ from .vae import cache_clips, clips_key
 from .world import TRAIN_SEEDS, scene
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--vae", type=Path, default=VAE)
-    parser.add_argument("--work", type=Path, default=Path("training"))
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
-    told = {"key": clips_key(args.vae)}
-    for seed, latent in enumerate(cache_clips(args.vae, args.clips, args.work), TRAIN_SEEDS):
+def main(output: Path, clips: int = 2000, vae: Path = VAE, work: Path = Path("training")) -> None:
+    """Writes clips of the world as the trainer caches them.
+
+    Args:
+        output: folder for the cached clips.
+        clips: how many.
+        vae: the small VAE's file.
+        work: folder for latents that other commands use, too.
+    """
+    key = clips_key(vae)
+    for seed, latent in enumerate(cache_clips(vae, clips, work), TRAIN_SEEDS):
         caption = scene(seed).caption
         text = PackedText.pack(encode(caption)[0])
-        save_clip(args.output / f"{seed:05d}.safetensors", latent, text, {"caption": caption, **told})
-    save_clip(args.output / f"{NEGATIVE}.safetensors", None, PackedText.pack(encode("")[0]), {"caption": ""})
+        save_clip(output / f"{seed:05d}.safetensors", latent, text, {"caption": caption, "key": key})
+    save_clip(output / NEGATIVE, None, PackedText.pack(encode("")[0]), {"caption": ""})
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -6,10 +6,10 @@ the original key layout, which ComfyUI's own loader opens.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -127,17 +127,19 @@ def evaluate(wan: nn.Module, vae: nn.Module, count: int = 16) -> str:
     return f"dependence {dependence:.3f} " + ", ".join(f"{what} {share:.0%}" for what, share in shares.items())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--clips", type=int, default=10000)
-    parser.add_argument("--vae", type=Path, default=VAE)
-    parser.add_argument("--work", type=Path, default=Path("training"))
-    parser.add_argument("--output", type=Path, default=BASE)
-    args = parser.parse_args()
-    vae = open_vae(args.vae)
-    latents = cache_clips(args.vae, args.clips, args.work)
-    texts = captions(args.clips)
+def main(steps: int = 12000, clips: int = 10000, vae: Path = VAE, work: Path = Path("training"), output: Path = BASE) -> None:
+    """Trains the small text-to-video Wan.
+
+    Args:
+        steps: optimiser steps.
+        clips: how many of the world's clips to train on.
+        vae: the small VAE's file.
+        work: folder for cached clips and checkpoints.
+        output: the model's file.
+    """
+    network = open_vae(vae)
+    latents = cache_clips(vae, clips, work)
+    texts = captions(clips)
     wan = new_wan()
     compiled = torch.compile(wan)  # nearly twice as fast; it needs a C++ compiler
 
@@ -150,13 +152,13 @@ def main() -> None:
         return batch_loss(compiled, latents[chosen].float(), text, generator, shift)
 
     mean = train(
-        wan, optimizers(wan), step_loss, args.steps, args.work / "base.pt", decay=0.999, every=1000,
-        evaluate=lambda model: evaluate(model, vae),
+        wan, optimizers(wan), step_loss, steps, work / "base.pt", decay=0.999, every=1000,
+        evaluate=lambda model: evaluate(model, network),
     )  # fmt: skip
-    print(evaluate(mean, vae, 100))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_wan(mean, args.output)
+    print(evaluate(mean, network, 100))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_wan(mean, output)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -6,19 +6,19 @@ scaled to Wan's published means and deviations, so that after ComfyUI's normalis
 
 from __future__ import annotations
 
-import argparse
 import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import tyro
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import VAE
 from .loop import train
 from .measure import decibels
-from .vae import CHANNELS, decode, encode, latent_format, new_vae, pictures, unstream
+from .vae import CHANNELS, decode, encode, latent_format, new_vae, pictures
 from .world import LENGTH, SIZE, TEST_SEEDS, TRAIN_SEEDS, draw, scene
 
 CROP = 32
@@ -93,14 +93,16 @@ def normalise(vae: nn.Module, clips: Tensor) -> None:
         vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4300)
-    parser.add_argument("--work", type=Path, default=Path("training"))
-    parser.add_argument("--output", type=Path, default=VAE)
-    args = parser.parse_args()
+def main(steps: int = 4300, work: Path = Path("training"), output: Path = VAE) -> None:
+    """Trains the small VAE.
+
+    Args:
+        steps: optimiser steps.
+        work: folder for checkpoints.
+        output: the VAE's file.
+    """
     torch.manual_seed(0)
-    vae = unstream(new_vae())
+    vae = new_vae()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=1e-4)
 
     def step_loss(step: int) -> Tensor:
@@ -108,15 +110,15 @@ def main() -> None:
         return loss(vae, batch(step))
 
     mean = train(
-        vae, [optimizer], step_loss, args.steps, args.work / "vae.pt",
+        vae, [optimizer], step_loss, steps, work / "vae.pt",
         evaluate=lambda model: f"{psnr(model).mean():.2f} dB",
     )  # fmt: skip
     normalise(mean, pictures(range(TRAIN_SEEDS, TRAIN_SEEDS + 128)))
     decibels = psnr(mean)
     print(f"{decibels.mean():.2f} dB on {len(decibels)} test clips, the lowest {decibels.min():.2f} dB")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in mean.state_dict().items()}, args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.half().contiguous() for key, value in mean.state_dict().items()}, output)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -134,22 +134,22 @@ def scene_of(caption: str, seed: int) -> Scene:
     """
     rng = random.Random(seed)
     backdrop = _backdrop(rng)
-    told = [_told(clause, rng) for clause in re.split(r"\band\b", caption.lower())]
-    if len(told) > 2:
-        raise ValueError(f"The world has at most 2 objects, but {len(told)} are described; take some out.")
+    described = [_described(clause, rng) for clause in re.split(r"\band\b", caption.lower())]
+    if len(described) > 2:
+        raise ValueError(f"The world has at most 2 objects, but {len(described)} are described; take some out.")
     kinds = [word for word in words_of(caption) if word in BACKGROUNDS]
     backdrop = replace(backdrop, kind=kinds[-1]) if kinds else backdrop
-    if len(told) == 2:
-        return Scene(_crossing(rng, told[0][:2], told[1][:2], told[0][3]), backdrop)
-    return Scene((_actor(rng, *told[0]),), backdrop)
+    if len(described) == 2:
+        return Scene(_crossing(rng, described[0][:2], described[1][:2], described[0][3]), backdrop)
+    return Scene((_actor(rng, *described[0]),), backdrop)
 
 
 def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.lower())
 
 
-def _told(clause: str, rng: random.Random) -> tuple[str, str, str, str | None, str | None]:
-    """(colour, shape, motion, direction, speed) of one object; what is not told is drawn, the last two are left open."""
+def _described(clause: str, rng: random.Random) -> tuple[str, str, str, str | None, str | None]:
+    """(colour, shape, motion, direction, speed) of one object; what is left open is drawn, but for the last two."""
     words = words_of(clause)
     for word in words:
         check_word(word)

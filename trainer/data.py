@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
-NEGATIVE = "_negative"  # the file with the negative prompt's embedding, for sample clips
+from .order import clip_index
+
+NEGATIVE = "_negative.safetensors"  # the file with the negative prompt's embedding, for sample clips
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,19 @@ class PackedText:
         return cls(text[:used].to(torch.bfloat16).contiguous(), len(text))
 
 
-def save_clip(path: Path, latent: Tensor | None, text: PackedText, told: dict[str, str]) -> None:
+def save_clip(path: Path, latent: Tensor | None, text: PackedText, metadata: dict[str, str]) -> None:
     """Writes one clip, whole or not at all."""
     tensors = {"text": text.used}
     if latent is not None:
         tensors["latent"] = latent.half().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={**told, "text_length": str(text.length)})
+    save_file(tensors, partial, metadata={**metadata, "text_length": str(text.length)})
     partial.replace(path)
 
 
-def read_told(path: Path) -> dict[str, str]:
-    """What `save_clip` was told; empty when the file is not there or damaged."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that `save_clip` wrote; empty when the file is not there or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -75,44 +77,76 @@ def read_text(path: Path) -> Tensor:
     return pad(text, (0, 0, 0, length - len(text)))
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a cached clip's file says without its tensors being read.
+
+    Attributes:
+        shape: (C, F, H, W) of the latent.
+        text_width: of the text embedding.
+        key: of what the clip was made from.
+    """
+
+    shape: tuple[int, ...]
+    text_width: int
+    key: str | None
+
+    @classmethod
+    def read(cls, path: Path) -> Head:
+        """The head of a file.
+
+        Raises:
+            ValueError: it is no cached clip.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                latent, text = (tuple(file.get_slice(name).get_shape()) for name in ("latent", "text"))
+                return cls(latent, text[1], (file.metadata() or {}).get("key"))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no cached clip, or damaged ({error}): delete it and cache it again.") from error
+
+
+def cached_paths(folder: Path) -> list[Path]:
+    """The files of a cache's clips, in a fixed order."""
+    return sorted(path for path in folder.rglob("*.safetensors") if path != folder / NEGATIVE)
+
+
 class ClipCache:
     """The clips of a cache folder, in a fixed order.
 
     Attributes:
-        shape: (C, F, H, W) of every latent.
+        groups: the clips of each latent shape (C, F, H, W).
+        channels, text_width: of all of them.
         digest: of everything that the clips were made from; another one means other clips.
 
     Raises:
-        ValueError: the folder holds no cached clips, or clips of different sizes.
+        ValueError: the folder holds no cached clips, or clips of different VAEs or text encoders.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.paths = sorted(path for path in folder.glob("*.safetensors") if path.stem != NEGATIVE)
+        self.paths = cached_paths(folder)
         if not self.paths:
             raise ValueError(f"{folder} holds no cached clips: make them with `python -m trainer cache`.")
-        shapes: dict[tuple[int, ...], Path] = {}
+        self.groups: dict[tuple[int, ...], list[int]] = {}
         digest = hashlib.sha256()
-        for path in self.paths:
-            shape, told = self._head(path)
-            shapes.setdefault(shape, path)
-            digest.update(f"{path.name} {told.get('key')}\n".encode())
-        if len(shapes) > 1:
-            (a, first), (b, second) = list(shapes.items())[:2]
-            raise ValueError(
-                f"{folder} holds clips of different sizes, {first.name} of {a} and {second.name} of {b} "
-                "(channels, frames, height, width of the latent): cache them into an empty folder."
-            )
-        self.shape = next(iter(shapes))
+        heads = [Head.read(path) for path in self.paths]
+        for index, (path, head) in enumerate(zip(self.paths, heads)):
+            self.groups.setdefault(head.shape, []).append(index)
+            digest.update(f"{path.relative_to(folder).as_posix()} {head.key}\n".encode())
+        self.channels = self._one([head.shape[0] for head in heads], "latent channels", "VAE")
+        self.text_width = self._one([head.text_width for head in heads], "text widths", "text encoder")
         self.digest = digest.hexdigest()
 
-    @staticmethod
-    def _head(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
-        try:
-            with safe_open(path, framework="pt") as file:
-                return tuple(file.get_slice("latent").get_shape()), file.metadata() or {}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no cached clip, or damaged ({error}): delete it and cache it again.") from error
+    def _one(self, values: list[int], what: str, model: str) -> int:
+        """The value that all clips have."""
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.folder} holds clips of different {what}, {self.paths[0].name} of {values[0]} and "
+                f"{self.paths[other].name} of {values[other]}: cache them with one {model} into an empty folder."
+            )
+        return values[0]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,23 +156,20 @@ class ClipCache:
         with safe_open(path, framework="pt") as file:
             return Clip(file.get_tensor("latent").float(), read_text(path))
 
+    def sample(self, number: int, batch: int, seed: int) -> Clip:
+        """The `number`-th clip to be trained on, see `order.clip_index`."""
+        return self[clip_index(number, list(self.groups.values()), batch, seed)]
+
     def negative(self) -> Tensor:
         """The negative prompt's embedding, (L, text width).
 
         Raises:
             ValueError: it is not there.
         """
-        path = self.folder / f"{NEGATIVE}.safetensors"
+        path = self.folder / NEGATIVE
         if not path.is_file():
             raise ValueError(f"{path} is missing, which sample clips need: run `python -m trainer cache` again.")
         return read_text(path)
-
-
-def sample_index(number: int, clips: int, seed: int) -> int:
-    """Which clip is the `number`-th to be trained on: every clip once, in a new order, before any comes again."""
-    epoch, place = divmod(number, clips)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return int(torch.randperm(clips, generator=generator)[place])
 
 
 def as_json(values: dict) -> str:

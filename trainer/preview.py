@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from environment.comfyui import import_comfyui
 from pusa_core.hosts.diffusers import sample
 from pusa_core.schedule import FrameMap, FrameSchedule
 
-from .cache import picture_decoder
 from .data import ClipCache
 from .settings import Settings
 
@@ -31,7 +32,7 @@ class Preview:
         self.clips = clips
         self.negative = clips.negative()
         self.folder = settings.output / "samples"
-        self.decode = picture_decoder(vae, clips.shape[0])
+        self.decode = _decoder(vae, clips.channels)
 
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
         for index in range(min(self.settings.samples, len(self.clips))):
@@ -52,6 +53,16 @@ class Preview:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             latent = sample(wan, schedule, clean, noise, text, negative, STEPS, CFG, self.settings.shift)
         return latent[0].cpu()
+
+
+def _decoder(path: Path, channels: int) -> Callable[[Tensor], Tensor]:
+    import_comfyui()
+    from pusa_core.hosts.comfyui.vae import open_vae
+
+    vae = open_vae(path)
+    if vae.channels != channels:
+        raise ValueError(f"{path.name} is for latents of {vae.channels} channels, but the cached ones have {channels}.")
+    return vae.decode
 
 
 def save_animation(frames: Tensor, path: Path, fps: int = FPS) -> None:

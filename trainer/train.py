@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
 from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, velocity
 from pusa_core.training import add_noise, clip_losses, draw_sigmas
 
-from .data import ClipCache, sample_index
-from .lora import add_lora, load_lora, lora_state, save_lora
+from .checkpoints import check_settings, resume, save_checkpoint, save_only_lora
+from .data import Clip, ClipCache
+from .lora import add_lora, lora_state, save_lora
 from .preview import Preview
 from .settings import Settings
 
-CHECKPOINT = "checkpoint-{:06d}"
-SETTINGS = "settings.json"
 PRECISION = {"bfloat16": "bf16", "float32": "no"}
 PATIENCE = timedelta(hours=6)  # that the other processes have while one makes sample clips
 
@@ -39,13 +38,47 @@ def train(settings: Settings) -> Path:
     Raises:
         ValueError: the settings, the cache or the model cannot be used, or differ from those of the run to go on with.
     """
+    run = _begin(settings)
+    accelerator, first = run.accelerator, run.first
+    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not accelerator.is_main_process)
+    for step in bar:
+        loss = train_step(accelerator, run.wan, run.optimizer, run.clips, settings, step)
+        if not math.isfinite(loss):
+            raise ValueError(f"The loss of step {step + 1} is {loss}: start again in another --output with a lower --lr.")
+        bar.set_postfix(loss=f"{loss:.4f}")
+        accelerator.log({"loss": loss, "lr": settings.lr}, step=step + 1)
+        _after_step(run, settings, step + 1)
+    if first >= settings.steps and accelerator.is_main_process:
+        _write_lora(run, settings)
+    accelerator.end_training()
+    return _lora_path(settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run works with.
+
+    Attributes:
+        first: the step to go on from.
+        preview: None where no sample clips are made, or another process makes them.
+    """
+
+    accelerator: Accelerator
+    clips: ClipCache
+    wan: Any
+    optimizer: Any
+    preview: Preview | None
+    first: int
+
+
+def _begin(settings: Settings) -> Run:
     settings.output.mkdir(parents=True, exist_ok=True)
     clips = ClipCache(settings.cache)
     accelerator = _accelerator(settings)
     set_seed(settings.seed)
     wan = open_wan(settings.model, getattr(torch, settings.dtype))
     _check_fit(wan, clips)
-    _check_settings(accelerator, settings, clips)
+    check_settings(accelerator, settings, clips)
     preview = None
     if settings.sample_every and settings.vae is not None and accelerator.is_main_process:
         preview = Preview(settings, settings.vae, clips)
@@ -54,37 +87,31 @@ def train(settings: Settings) -> Path:
         wan.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
     wan, optimizer = accelerator.prepare(wan, optimizer)
-    _save_only_lora(accelerator)
-    first = _resume(accelerator, settings)
-    accelerator.init_trackers("log", config={k: v for k, v in settings.told().items() if v is not None})
-    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not accelerator.is_main_process)
-    for step in bar:
-        loss = train_step(accelerator, wan, optimizer, clips, settings, step)
-        if not math.isfinite(loss):
-            raise ValueError(f"The loss of step {step + 1} is {loss}: start again in another --output with a lower --lr.")
-        bar.set_postfix(loss=f"{loss:.4f}")
-        accelerator.log({"loss": loss, "lr": settings.lr}, step=step + 1)
-        done = step + 1
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            _save(accelerator, wan, settings, done)
-        if done == settings.steps and accelerator.is_main_process:
-            _write_lora(accelerator, wan, settings)
-        if preview and (done % settings.sample_every == 0 or done == settings.steps):
-            preview.make(accelerator, accelerator.unwrap_model(wan), done)
-        accelerator.wait_for_everyone()
-    if first >= settings.steps and accelerator.is_main_process:
-        _write_lora(accelerator, wan, settings)
-    accelerator.end_training()
-    return _lora_path(settings)
+    save_only_lora(accelerator)
+    first = resume(accelerator, settings)
+    accelerator.init_trackers("log", config={k: v for k, v in settings.as_plain().items() if v is not None})
+    return Run(accelerator, clips, wan, optimizer, preview, first)
+
+
+def _after_step(run: Run, settings: Settings, done: int) -> None:
+    """Checkpoint, LoRA and sample clips, where they are due after `done` steps."""
+    accelerator, ended = run.accelerator, done == settings.steps
+    if done % settings.checkpoint_every == 0 or ended:
+        save_checkpoint(accelerator, settings, done)
+    if ended and accelerator.is_main_process:
+        _write_lora(run, settings)
+    if run.preview and (done % settings.sample_every == 0 or ended):
+        run.preview.make(accelerator, accelerator.unwrap_model(run.wan), done)
+    accelerator.wait_for_everyone()
 
 
 def _lora_path(settings: Settings) -> Path:
     return settings.output / f"{settings.name}.safetensors"
 
 
-def _write_lora(accelerator: Accelerator, wan: Any, settings: Settings) -> None:
-    told = {"training": json.dumps(settings.told())}
-    save_lora(lora_state(accelerator.unwrap_model(wan)), _lora_path(settings), told=told)
+def _write_lora(run: Run, settings: Settings) -> None:
+    metadata = {"training": json.dumps(settings.as_plain())}
+    save_lora(lora_state(run.accelerator.unwrap_model(run.wan)), _lora_path(settings), told=metadata)
 
 
 def _accelerator(settings: Settings) -> Accelerator:
@@ -123,116 +150,34 @@ def train_step(accelerator: Accelerator, wan: Any, optimizer: Any, clips: ClipCa
 
 
 def samples_loss(wan: Any, clips: ClipCache, settings: Settings, numbers: range, accelerator: Accelerator) -> Tensor:
-    """The mean loss of the samples with these numbers."""
-    drawn = [_draw(clips, settings, number) for number in numbers]
+    """The mean loss of the samples with these numbers, which are of one step and so of one shape."""
+    drawn = [_draw(clips.sample(number, settings.batch, settings.seed), settings, number) for number in numbers]
     clean, noise, sigmas, text = (torch.stack(parts).to(accelerator.device) for parts in zip(*drawn))
     dtype = getattr(torch, settings.dtype)
     v = velocity(wan, add_noise(clean, noise, sigmas).to(dtype), sigmas, text.to(dtype))
     return clip_losses(v, clean, noise, sigmas, settings.shift).mean()
 
 
-def _draw(clips: ClipCache, settings: Settings, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _draw(clip: Clip, settings: Settings, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(clean latent, noise, sigmas, text) of the sample with this number."""
-    clip = clips[sample_index(number, len(clips), settings.seed)]
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
     sigmas = draw_sigmas(clip.latent.shape[1], generator, settings.rule, settings.shift)
     return clip.latent, torch.randn(clip.latent.shape, generator=generator), sigmas, clip.text
 
 
 def _check_fit(wan: WanTransformer3DModel, clips: ClipCache) -> None:
-    text = clips[0].text.shape[1]
-    if clips.shape[2] % 2 or clips.shape[3] % 2:
+    odd = next((shape for shape in clips.groups if shape[2] % 2 or shape[3] % 2), None)
+    if odd:
         raise ValueError(
-            f"The cached latents are {clips.shape[3]}x{clips.shape[2]}, but the model takes even sizes: "
-            "cache the clips at another size."
+            f"A cached latent is {odd[3]}x{odd[2]}, but the model takes even sizes: cache the clips at another size."
         )
-    if clips.shape[0] != wan.config.in_channels:
+    if clips.channels != wan.config.in_channels:
         raise ValueError(
-            f"The cached latents have {clips.shape[0]} channels, but the model takes {wan.config.in_channels}: "
+            f"The cached latents have {clips.channels} channels, but the model takes {wan.config.in_channels}: "
             "cache the clips with the VAE that belongs to this model."
         )
-    if text != wan.config.text_dim:
+    if clips.text_width != wan.config.text_dim:
         raise ValueError(
-            f"The cached captions have width {text}, but the model takes {wan.config.text_dim}: "
+            f"The cached captions have width {clips.text_width}, but the model takes {wan.config.text_dim}: "
             "cache the clips with the text encoder that belongs to this model."
         )
-
-
-# --- checkpoints ---------------------------------------------------------------------------------------------------------
-
-
-def _check_settings(accelerator: Accelerator, settings: Settings, clips: ClipCache) -> None:
-    """A run goes on only with the settings and clips that it began with."""
-    path = settings.output / SETTINGS
-    if path.is_file() and checkpoints(settings.output):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        key = settings.changed(before)
-        if key is not None:
-            raise ValueError(
-                f"{settings.output} holds a run with {key} = {before[key]}, but {settings.told()[key]} was given: "
-                "give the same settings to go on with it, or another --output."
-            )
-        if before.get("clips", clips.digest) != clips.digest:
-            raise ValueError(
-                f"{settings.output} holds a run on other clips than {settings.cache} has now: give another --output, "
-                "or put the clips back."
-            )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        path.write_text(json.dumps({**settings.told(), "clips": clips.digest}, indent=2), encoding="utf-8")
-
-
-def checkpoints(output: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(path for path in output.glob("checkpoint-[0-9]*") if path.is_dir() and path.suffix == "")
-
-
-def _save_only_lora(accelerator: Accelerator) -> None:
-    """Makes Accelerate's checkpoints hold the LoRA instead of the whole model."""
-
-    def save(models: list[Any], weights: list[Any], folder: str) -> None:
-        if accelerator.is_main_process:
-            save_lora(lora_state(accelerator.unwrap_model(models[0])), Path(folder) / "lora.safetensors", torch.float32)
-        weights.clear()
-
-    def load(models: list[Any], folder: str) -> None:
-        if models:  # DeepSpeed has read its own checkpoint by then
-            load_lora(accelerator.unwrap_model(models.pop()), Path(folder) / "lora.safetensors")
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
-
-
-def _save(accelerator: Accelerator, wan: Any, settings: Settings, step: int) -> None:
-    """Writes a checkpoint under another name first, so that one with its right name is always whole."""
-    final = settings.output / CHECKPOINT.format(step)
-    partial = final.with_suffix(".partial")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
-    accelerator.save_state(str(partial), **({"exclude_frozen_parameters": True} if deepspeed else {}))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in checkpoints(settings.output)[: -settings.keep]:
-            shutil.rmtree(old)
-
-
-def _resume(accelerator: Accelerator, settings: Settings) -> int:
-    """Loads the newest checkpoint, if there is one, and returns the step to go on from.
-
-    Raises:
-        ValueError: the processes do not see the same one.
-    """
-    found = checkpoints(settings.output)
-    newest = found[-1].name if found else ""
-    if len(set(gather_object([newest]))) > 1:
-        raise ValueError(f"Not all processes see the same checkpoints: --output {settings.output} must be on a shared disk.")
-    if not found:
-        return 0
-    deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
-    accelerator.load_state(str(found[-1]), **({"load_module_strict": False} if deepspeed else {}))
-    accelerator.print(f"Going on from {newest}.")
-    return int(newest.rpartition("-")[2])

@@ -21,7 +21,7 @@ def settings(tmp_path, comfyui):
     for i in range(2):
         latent, text = torch.randn(16, 3, 8, 8), PackedText.pack(encode("a red circle moves left")[0])
         save_clip(tmp_path / "cache" / f"{i}.safetensors", latent, text, {})
-    save_clip(tmp_path / "cache" / f"{NEGATIVE}.safetensors", None, PackedText.pack(encode("")[0]), {})
+    save_clip(tmp_path / "cache" / NEGATIVE, None, PackedText.pack(encode("")[0]), {})
     wan = tiny.write_wan(tmp_path / "wan.safetensors")
     yield Settings(
         wan, tmp_path / "cache", tmp_path / "run", VAE, steps=2, batch=1, rank=2, dtype="float32", sample_every=2, samples=1

@@ -12,7 +12,7 @@ import torch  # noqa: E402
 from tests import tiny  # noqa: E402
 from trainer.data import NEGATIVE, PackedText, save_clip  # noqa: E402
 
-SHAPE = (16, 3, 4, 4)
+SHAPES = (16, 3, 4, 4), (16, 3, 4, 6)
 TEXT = (8, 64)
 
 
@@ -24,13 +24,13 @@ def wan_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """Six cached clips."""
+    """Six cached clips of two shapes, which the first two steps of a run with seed 0 take turns in."""
     folder = tmp_path_factory.mktemp("cache")
     generator = torch.Generator().manual_seed(0)
     for i in range(6):
-        latent, text = (torch.randn(shape, generator=generator) for shape in (SHAPE, TEXT))
+        latent, text = (torch.randn(shape, generator=generator) for shape in (SHAPES[i % 2], TEXT))
         save_clip(folder / f"clip{i}.safetensors", latent, PackedText.pack(text), {"caption": f"clip {i}"})
-    save_clip(folder / f"{NEGATIVE}.safetensors", None, PackedText.pack(torch.zeros(TEXT)), {"caption": ""})
+    save_clip(folder / NEGATIVE, None, PackedText.pack(torch.zeros(TEXT)), {"caption": ""})
     return folder
 
 

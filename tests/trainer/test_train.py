@@ -15,7 +15,8 @@ from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, fit, read_lora
 from tests import tiny
-from trainer.train import checkpoints, train
+from trainer.checkpoints import checkpoints
+from trainer.train import train
 
 
 def same(one, other, **tolerance):
@@ -45,6 +46,28 @@ def test_the_loss_falls_on_one_clip(settings, cache, tmp_path):
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_step_is_of_one_shape_and_the_next_of_another(settings, cache):
+    """So the tests below, of resuming, many processes and micro-batches, are about both."""
+    from trainer.data import ClipCache
+
+    clips, batch = ClipCache(cache), settings.batch
+    drawn = [clips.sample(number, batch, settings.seed).latent.shape for number in range(2 * batch)]
+    steps = [set(map(tuple, part)) for part in (drawn[:batch], drawn[batch:])]
+    assert [len(shapes) for shapes in steps] == [1, 1] and steps[0] != steps[1]
+    assert set.union(*steps) == set(clips.groups)
+
+
+def test_sizes_that_the_model_cannot_take(settings, cache, tmp_path):
+    import shutil
+
+    from trainer.data import PackedText, save_clip
+
+    shutil.copytree(cache, tmp_path / "cache")
+    save_clip(tmp_path / "cache" / "odd.safetensors", torch.zeros(16, 3, 4, 5), PackedText.pack(torch.ones(8, 64)), {})
+    with pytest.raises(ValueError, match="A cached latent is 5x4, but the model takes even sizes"):
+        train(replace(settings, cache=tmp_path / "cache"))
 
 
 def test_only_the_lora_is_trained(settings, cache, monkeypatch):
@@ -223,8 +246,8 @@ def command(*arguments, launcher=()):
 
 
 def options(settings, output, **more):
-    told = {**settings.told(), "output": output, **more}
-    flags = [(f"--{key.replace('_', '-')}", value) for key, value in told.items() if value is not None]
+    values = {**settings.as_plain(), "output": output, **more}
+    flags = [(f"--{key.replace('_', '-')}", value) for key, value in values.items() if value is not None]
     return [
         part
         for flag, value in flags
