@@ -1,5 +1,6 @@
 """The command line, which is read off the settings."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from environment.comfyui import PACK
 from pusa_core.training import RULES
 from trainer.settings import CacheSettings, Settings
+
+HOSTS_MODULES = {"comfy", "comfy_extras", "nodes", "folder_paths", "latent_preview"}
 
 
 def run(*code):
@@ -52,3 +55,18 @@ def test_the_rules_are_those_of_the_method():
 def test_numbers_that_cannot_be_used(arguments, said):
     done = run("-m", "trainer", *arguments)
     assert done.returncode != 0 and said in done.stderr
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_comfyui_is_reached_through_its_host_alone():
+    training = [
+        path for folder in ("trainer", "demo_model") for path in (PACK / folder).glob("*.py") if path.stem != "studio"
+    ]
+    assert not {path.name for path in training for name in imports(path) if name.partition(".")[0] in HOSTS_MODULES}
