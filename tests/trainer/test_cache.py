@@ -237,6 +237,20 @@ def test_one_bad_clip_does_not_stop_the_rest_and_is_not_trained_on(videos, tmp_p
     assert [path.name for path in ClipCache(tmp_path / "cache").paths] == ["two.mp4.safetensors"]
 
 
+def test_a_video_that_breaks_off_leaves_none_of_its_windows(videos, tmp_path):
+    def breaks_off(source, first):
+        yield 0, torch.zeros(5, 8, 8, 3)
+        yield 1, torch.zeros(5, 8, 8, 3)
+        raise ValueError(f"{source.name} cannot be read")
+
+    work = caching.missing_windows(find_clips(videos), tmp_path / "cache", {})
+    failed = caching.cache_clips(
+        work, tmp_path / "cache", breaks_off, lambda pictures: torch.zeros(16, 2, 2, 2), lambda caption: TEXT, {}
+    )
+    assert failed == ["one.mp4 cannot be read", "two.mp4 cannot be read"]
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 def test_a_caption_that_is_too_long_is_named(videos, tmp_path):
     ran = run_cache(videos, tmp_path / "cache", text=PackedText(TEXT.used, 700))
     assert "one.mp4 has a caption of 700 tokens, over 512" in ran.failed[0]
