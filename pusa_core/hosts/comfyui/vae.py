@@ -13,7 +13,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from . import LATENT_FORMATS, VAE_FILES, check_vae
+from ...capabilities import VAES
+from . import LATENT_FORMATS, check_vae
 from .files import read_state
 
 
@@ -61,5 +62,5 @@ def open_vae(path: Path) -> LatentVAE:
         vae.throw_exception_if_invalid()
         check_vae(vae, 64, 64)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:  # of a file that ComfyUI takes for some other VAE
-        raise ValueError(f"{path.name} is no Wan video VAE: give {' or '.join(VAE_FILES.values())}.") from error
+        raise ValueError(f"{path.name} is no Wan video VAE: give {' or '.join(VAES.values())}.") from error
     return LatentVAE(vae, LATENT_FORMATS[vae.latent_channels]())
