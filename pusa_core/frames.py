@@ -127,13 +127,14 @@ def parse_positions(text: str, what: str = "positions") -> list[int]:
     return [int(field) for field in fields]
 
 
-def check_multiplier(value: float) -> float:
+def check_multiplier(value: Any) -> float:
     """Returns a noise multiplier unchanged.
 
     Raises:
         ValueError: it is not a number from 0 to 1.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= 1):
         raise ValueError(f"A noise multiplier of {describe(value)} was given; it must be from 0 (clean) to 1 (all noise).")
     return float(value)
 

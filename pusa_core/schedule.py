@@ -75,7 +75,7 @@ class FrameMap:
             raise ValueError("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")
 
     @classmethod
-    def line(cls, multiplier: float, behaviour: Behaviour = "evolve") -> FrameMap:
+    def line(cls, multiplier: Any, behaviour: Behaviour = "evolve") -> FrameMap:
         """The map of a keyframe with a noise multiplier: sigma_f = multiplier * sigma (Pusa, section 3.3)."""
         return cls(((0.0, 0.0), (1.0, check_multiplier(multiplier))), behaviour)
 

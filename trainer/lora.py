@@ -52,7 +52,7 @@ def save_lora(
 
 def load_lora(wan: WanTransformer3DModel, path: Path) -> None:
     """Puts a LoRA that `save_lora` wrote, under whatever names, back on a model that has one of its shape."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, module in read_lora(path).modules.items():
         key = diffusers_key(f"{name}.weight").removesuffix(".weight")
         state |= {f"{key}.lora_A.weight": module.down, f"{key}.lora_B.weight": module.up}
