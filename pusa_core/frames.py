@@ -6,9 +6,11 @@ pixel frames 4k-3 ... 4k, so 4n+1 pixel frames are n+1 latent frames.
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from .messages import describe, shorten
 
 TEMPORAL_STRIDE = 4
 MAX_LENGTH = 1_000_001  # pixel frames; keeps a typing slip from allocating a latent of terabytes
@@ -17,7 +19,19 @@ FrameUnit = Literal["pixel", "latent"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}\Z")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,9}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?\Z")
-_RAMP = re.compile(r"(?P<start>.+?)\s+to\s+(?P<end>.+)\Z")
+
+
+def check_integer(value: Any, what: str) -> None:
+    """Refuses what is no whole number.
+
+    Args:
+        what: what the message calls it, such as "The length of a clip".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{what} must be a whole number, not {describe(value)}.")
 
 
 def latent_length(length: int) -> int:
@@ -26,8 +40,9 @@ def latent_length(length: int) -> int:
     Raises:
         ValueError: `length` is not 4n+1.
     """
+    check_integer(length, "The length of a clip")
     if not 1 <= length <= MAX_LENGTH:
-        raise ValueError(f"A clip of {length} frames was asked for; give a length from 1 to {MAX_LENGTH}.")
+        raise ValueError(f"A clip of {describe(length)} frames was asked for; give a length from 1 to {MAX_LENGTH}.")
     rest = (length - 1) % TEMPORAL_STRIDE
     if rest:
         lower, upper = length - rest, length - rest + TEMPORAL_STRIDE
@@ -78,11 +93,12 @@ def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
         ValueError: the index lies outside the clip.
     """
     if unit not in ("pixel", "latent"):
-        raise ValueError(f"A frame index counts 'pixel' or 'latent' frames, not {unit!r}.")
+        raise ValueError(f"A frame index counts 'pixel' or 'latent' frames, not {describe(unit)}.")
+    check_integer(index, "A frame index")
     total = pixel_length(latents) if unit == "pixel" else latents
     if not -total <= index < total:
         raise ValueError(
-            f"{unit.capitalize()} frame {index} lies outside the clip, which has {total} {unit} frames: "
+            f"{unit.capitalize()} frame {describe(index)} lies outside the clip, which has {total} {unit} frames: "
             f"use 0 to {total - 1}, or -{total} to -1 to count from the end."
         )
     position = index % total
@@ -94,12 +110,8 @@ def _fields(text: str, what: str, example: str) -> list[str]:
     if not any(fields):
         raise ValueError(f'No {what} were given: write them separated by commas, for example "{example}".')
     if not all(fields):
-        raise ValueError(f'"{_shorten(text)}" has an empty entry between commas; remove the extra comma.')
+        raise ValueError(f'"{shorten(text)}" has an empty entry between commas; remove the extra comma.')
     return fields
-
-
-def _shorten(text: str, limit: int = 40) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def parse_positions(text: str, what: str = "positions") -> list[int]:
@@ -111,24 +123,25 @@ def parse_positions(text: str, what: str = "positions") -> list[int]:
     fields = _fields(text, what, "0, 20")
     for field in fields:
         if not _INTEGER.match(field):
-            raise ValueError(f'"{_shorten(field)}" is not a frame position; write whole numbers, for example "0, 20".')
+            raise ValueError(f'"{shorten(field)}" is not a frame position; write whole numbers, for example "0, 20".')
     return [int(field) for field in fields]
 
 
-def check_multiplier(value: float) -> float:
+def check_multiplier(value: Any) -> float:
     """Returns a noise multiplier unchanged.
 
     Raises:
         ValueError: it is not a number from 0 to 1.
     """
-    if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-        raise ValueError(f"A noise multiplier of {value} was given; it must be from 0 (clean) to 1 (all noise).")
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= 1):
+        raise ValueError(f"A noise multiplier of {describe(value)} was given; it must be from 0 (clean) to 1 (all noise).")
     return float(value)
 
 
 def _multiplier(field: str) -> float:
     if not _NUMBER.match(field):
-        raise ValueError(f'"{_shorten(field)}" is not a noise multiplier; write numbers from 0 to 1, for example "0.2, 0.5".')
+        raise ValueError(f'"{shorten(field)}" is not a noise multiplier; write numbers from 0 to 1, for example "0.2, 0.5".')
     return check_multiplier(float(field))
 
 
@@ -141,9 +154,9 @@ def parse_multipliers(text: str, count: int) -> list[float]:
     Raises:
         ValueError: an entry is not a number from 0 to 1, or their number is neither 1 nor `count`.
     """
-    ramp = _RAMP.match(text.strip())
-    if ramp:
-        return linear_ramp(_multiplier(ramp["start"]), _multiplier(ramp["end"].strip()), count)
+    start, is_ramp, end = " ".join(text.split()).partition(" to ")
+    if is_ramp:
+        return linear_ramp(_multiplier(start), _multiplier(end), count)
     values = [_multiplier(field) for field in _fields(text, "noise multipliers", "0.2, 0.5")]
     if len(values) == 1:
         return values * count

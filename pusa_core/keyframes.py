@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .frames import (
+    MAX_LENGTH,
     TEMPORAL_STRIDE,
     FrameUnit,
+    check_integer,
     check_multiplier,
     describe_latent_frame,
     latent_length,
@@ -21,6 +23,8 @@ from .frames import (
     resolve_index,
     spoken_count,
 )
+from .messages import describe
+from .resize import check_pictures
 from .schedule import Behaviour
 
 Take = Literal["first", "last", "chosen"]
@@ -55,10 +59,29 @@ class Keyframe:
     remark: str = ""
 
 
+def check_keyframes(keyframes: Any) -> list[Keyframe]:
+    """The keyframes of a list that may hold anything, as what a workflow puts on a wire.
+
+    Raises:
+        ValueError: it is no list, or holds something else.
+    """
+    if not isinstance(keyframes, (list, tuple)):
+        raise ValueError(f"{describe(keyframes)} was given instead of keyframes: connect a Pusa keyframe node.")
+    for keyframe in keyframes:
+        if not isinstance(keyframe, Keyframe):
+            raise ValueError(f"{describe(keyframe)} is among the keyframes: connect a Pusa keyframe node.")
+    return [*keyframes]
+
+
 def still_keyframe(
     picture: Tensor, index: int, unit: FrameUnit, multiplier: float, behaviour: Behaviour = "evolve"
 ) -> Keyframe:
-    """One picture (1, H, W, 3), encoded alone."""
+    """One picture (1, H, W, 3), encoded alone.
+
+    Raises:
+        ValueError: it is no picture, or the multiplier is not a number from 0 to 1.
+    """
+    check_pictures(picture)
     return Keyframe(picture, (0,), index, unit, (check_multiplier(multiplier),), behaviour)
 
 
@@ -73,6 +96,7 @@ def clip_keyframe(
     Raises:
         ValueError: the number of pictures fits neither.
     """
+    check_pictures(pictures)
     count = len(pictures)
     if count == 1:
         return still_keyframe(pictures, index, unit, multiplier, behaviour)
@@ -92,6 +116,7 @@ def keyframes_from_text(
     Raises:
         ValueError: a text cannot be read, or the counts differ.
     """
+    check_pictures(pictures)
     indices = parse_positions(positions)
     if len(indices) != len(pictures):
         raise ValueError(
@@ -129,6 +154,10 @@ def video_keyframes(
     Raises:
         ValueError: the clip is too short, or counts do not fit.
     """
+    check_pictures(pictures)
+    _check_choice(take, Take, "take")
+    _check_choice(place, Place, "place")
+    _check_choice(unit, FrameUnit, "unit")
     if take == "chosen":
         return _chosen_keyframe(pictures, chosen, unit, place, index, multipliers, behaviour)
     at_start = place == "start" or (place == "index" and index == 0)
@@ -137,6 +166,11 @@ def video_keyframes(
     if place != "index":
         unit, index = "latent", 0 if at_start else -latents
     return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour, place)
+
+
+def _check_choice(value: object, choices: Any, what: str) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f'"{what}" is {describe(value)}; it must be one of {", ".join(get_args(choices))}.')
 
 
 def _chosen_keyframe(
@@ -175,8 +209,9 @@ def _named_frames(chosen: str, unit: FrameUnit, latents: int, remark: str) -> li
 
 def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
     """How many latents `count` frames of a clip are, at the start of the new clip or later in it."""
-    if count < 1:
-        raise ValueError(f"{spoken_count(count)} of the clip were asked for; take at least 1.")
+    check_integer(count, "The number of frames to take")
+    if not 1 <= count <= MAX_LENGTH:
+        raise ValueError(f"{describe(count)} frames of the clip were asked for; take at least 1 and at most {MAX_LENGTH}.")
     if unit == "latent":
         return count
     if at_start:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,11 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .frames import MAX_LENGTH, check_multiplier, latent_length
+from .frames import MAX_LENGTH, check_integer, check_multiplier, latent_length
+from .json_input import read_object
+from .messages import describe
 
 Behaviour = Literal["evolve", "hold"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("evolve", "hold")
 Knots = tuple[tuple[float, float], ...]
+MAX_JSON = 2**24  # characters: a keyframe at every frame of the longest clip
 
 
 def pusa_sigmas(steps: int, shift: float = 5.0, denoise: float = 1.0) -> Tensor:
@@ -36,14 +39,15 @@ def pusa_sigmas(steps: int, shift: float = 5.0, denoise: float = 1.0) -> Tensor:
 
     Source: Wan2.1's and Pusa's inference code (arXiv 2507.16116).
     """
+    check_integer(steps, "The number of steps")
     if not 1 <= steps <= 10_000:
-        raise ValueError(f"{steps} steps were asked for; use 1 or more (10 is Pusa's recommendation).")
+        raise ValueError(f"{describe(steps)} steps were asked for; use 1 or more (10 is Pusa's recommendation).")
     if not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"A shift of {shift} was given; it must be greater than 0 (5 is Wan's value).")
     if not 0 < denoise <= 1:
         raise ValueError(f"A denoise of {denoise} was given; it must be greater than 0 and at most 1.")
-    s = torch.linspace(1, 0, int(steps / denoise) + 1, dtype=torch.float64)
-    return (shift * s / (1 + (shift - 1) * s))[-(steps + 1) :].float()
+    s = torch.arange(steps, -1, -1, dtype=torch.float64) / int(min(steps / denoise, 2**53))
+    return (shift * s / (1 + (shift - 1) * s)).float()
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class FrameMap:
 
     def __post_init__(self) -> None:
         if self.behaviour not in BEHAVIOURS:
-            raise ValueError(f"A frame can 'evolve' or 'hold', not {self.behaviour!r}.")
+            raise ValueError(f"A frame can 'evolve' or 'hold', not {describe(self.behaviour)}.")
         x, y = [k[0] for k in self.knots], [k[1] for k in self.knots]
         if len(x) < 2 or x[0] != 0.0 or x[-1] != 1.0 or any(a >= b for a, b in pairwise(x)):
             raise ValueError("A frame's knots must run from sampler sigma 0 to 1, each further than the one before.")
@@ -71,7 +75,7 @@ class FrameMap:
             raise ValueError("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")
 
     @classmethod
-    def line(cls, multiplier: float, behaviour: Behaviour = "evolve") -> FrameMap:
+    def line(cls, multiplier: Any, behaviour: Behaviour = "evolve") -> FrameMap:
         """The map of a keyframe with a noise multiplier: sigma_f = multiplier * sigma (Pusa, section 3.3)."""
         return cls(((0.0, 0.0), (1.0, check_multiplier(multiplier))), behaviour)
 
@@ -164,26 +168,16 @@ class FrameSchedule:
         Raises:
             ValueError: the text is not such a schedule; the message says where.
         """
-        data = _load_object(text)
+        data = read_object(text, "The schedule", MAX_JSON)
         if data.get("version") != 1:
-            raise ValueError(f"This schedule has version {data.get('version')!r}; this pack reads version 1.")
+            raise ValueError(f"This schedule has version {describe(data.get('version'))}; this pack reads version 1.")
         latents = data.get("latent_frames")
         if type(latents) is not int or not 1 <= latents <= latent_length(MAX_LENGTH):
-            raise ValueError(f'"latent_frames" is {latents!r} in the schedule; it must be a whole number from 1.')
+            raise ValueError(f'"latent_frames" is {describe(latents)} in the schedule; it must be a whole number from 1.')
         keyframes = data.get("keyframes", {})
         if not isinstance(keyframes, dict):
             raise ValueError('"keyframes" in the schedule must be an object of latent index to keyframe.')
         return cls.build(latents, {_index(key): _frame_from_dict(key, value) for key, value in keyframes.items()})
-
-
-def _load_object(text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"The schedule is not valid JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise ValueError('A schedule is a JSON object with "version", "latent_frames" and "keyframes".')
-    return data
 
 
 def _index(key: str) -> int:
@@ -200,15 +194,19 @@ def _frame_to_dict(frame: FrameMap) -> dict[str, Any]:
 def _frame_from_dict(key: str, data: Any) -> FrameMap:
     if not isinstance(data, dict):
         raise ValueError(f'Keyframe {key} of the schedule must be an object with "multiplier" or "sigmas".')
-    knots = data.get("sigmas", [[0, 0], [1, data.get("multiplier")]])
+    behaviour = data.get("behaviour", "evolve")
     try:
-        return FrameMap(_knots(knots), data.get("behaviour", "evolve"))
-    except (TypeError, ValueError, OverflowError) as error:
+        if "sigmas" in data:
+            return FrameMap(_knots(data["sigmas"]), behaviour)
+        return FrameMap.line(data.get("multiplier"), behaviour)
+    except ValueError as error:
         raise ValueError(f"Keyframe {key} of the schedule cannot be read: {error}") from error
 
 
-def _knots(pairs: Sequence[Sequence[float]]) -> Knots:
+def _knots(pairs: Any) -> Knots:
+    if not isinstance(pairs, list):
+        raise ValueError(f'"sigmas" is {describe(pairs)}; it must be a list of pairs, such as [[0, 0], [1, 0.5]].')
     for pair in pairs:
-        if len(pair) != 2 or any(type(v) not in (int, float) for v in pair):
-            raise ValueError(f"{str(pair)[:60]} is not a pair of numbers.")
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(v) not in (int, float) for v in pair):
+            raise ValueError(f"{describe(pair)} is not a pair of numbers, such as [1, 0.5].")
     return tuple((float(x), float(y)) for x, y in pairs)

@@ -1,4 +1,4 @@
-"""A Pusa LoRA on Diffusers' Wan by PEFT, and its file in the Pusa authors' spelling."""
+"""A Pusa LoRA on Diffusers' Wan by PEFT, and its file in the spelling that stock loaders know."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pusa_core.hosts.diffusers import WanTransformer3DModel
-from pusa_core.lora import DIFFUSERS_KINDS
+from pusa_core.lora import DIFFUSERS_KINDS, read_lora
 from pusa_core.wan import diffusers_key, original_key
 
 
@@ -29,12 +29,12 @@ def add_lora(wan: WanTransformer3DModel, rank: int, seed: int) -> list[nn.Parame
 
 
 def lora_state(wan: WanTransformer3DModel) -> dict[str, Tensor]:
-    """The LoRA under its canonical names: `blocks.0.self_attn.q.lora_A.default.weight`."""
+    """The LoRA under names that stock loaders know: `diffusion_model.blocks.0.self_attn.q.lora_A.weight`."""
     state = {}
     for key, tensor in get_peft_model_state_dict(wan).items():
         module, _, part = key.partition(".lora_")
         name = original_key(f"{module}.weight").removesuffix(".weight")
-        state[f"{name}.lora_{part.removesuffix('.weight')}.default.weight"] = tensor.detach().cpu().contiguous()
+        state[f"diffusion_model.{name}.lora_{part}"] = tensor.detach().cpu().contiguous()
     return state
 
 
@@ -43,15 +43,17 @@ def save_lora(
 ) -> None:
     """Writes a LoRA, whole or not at all."""
     partial = path.with_suffix(".partial")
+    partial.touch()
+    mode = partial.stat().st_mode
     save_file({key: tensor.to(dtype) for key, tensor in state.items()}, partial, metadata={"format": "pt", **(told or {})})
+    partial.chmod(mode)  # safetensors lets none but the owner read
     partial.replace(path)
 
 
 def load_lora(wan: WanTransformer3DModel, path: Path) -> None:
-    """Puts a LoRA that `save_lora` wrote back on a model that has one of its shape."""
-    state = {}
-    for key, tensor in load_file(path).items():
-        module, _, part = key.partition(".lora_")
-        name = diffusers_key(f"{module}.weight").removesuffix(".weight")
-        state[f"{name}.lora_{part.replace('.default.', '.')}"] = tensor
+    """Puts a LoRA that `save_lora` wrote, under whatever names, back on a model that has one of its shape."""
+    state: dict[str, Tensor] = {}
+    for name, module in read_lora(path).modules.items():
+        key = diffusers_key(f"{name}.weight").removesuffix(".weight")
+        state |= {f"{key}.lora_A.weight": module.down, f"{key}.lora_B.weight": module.up}
     set_peft_model_state_dict(wan, state)

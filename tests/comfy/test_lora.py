@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from demo_model import BASE, FIRST_FRAME_LORA, LORA
+from pusa_core.lora import read_lora
 from tests import tiny
 
+SHIPPED = (LORA, FIRST_FRAME_LORA)
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
 
@@ -95,3 +98,85 @@ def test_the_loader_lists_what_comfyui_lists(pack, loras):
     inputs = {i.id: i for i in pack.nodes.loaders.PusaLoraLoader.define_schema().inputs}
     assert inputs["lora_name"].options == ["low.pt", "pusa.safetensors"]
     assert inputs["alpha"].default == 1.4
+
+
+# --- stock loaders on what the trainer writes, and on what is shipped ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(model file, LoRA file), the latter as the trainer writes it, with random weights."""
+    pytest.importorskip("peft", reason="the trainer's packages are not installed: pip install .[train]")
+    from pusa_core.hosts.diffusers import open_wan
+    from trainer.lora import add_lora, lora_state, save_lora
+
+    folder = tmp_path_factory.mktemp("trained")
+    model = tiny.write_wan(folder / "wan.safetensors", seed=1)
+    with torch.inference_mode(False):
+        wan = open_wan(model, torch.float32)
+        for weight in add_lora(wan, 4, seed=0):
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(weight.numel()))
+        save_lora(lora_state(wan), folder / "pusa_lora.safetensors", torch.float32)
+    return model, folder / "pusa_lora.safetensors"
+
+
+@pytest.fixture(params=["trained", *SHIPPED], ids=lambda source: getattr(source, "stem", source))
+def model_and_lora(request):
+    return request.getfixturevalue("trained") if request.param == "trained" else (BASE, request.param)
+
+
+def test_comfyuis_own_loader_does_what_ours_does(host, model_and_lora):
+    model_file, lora_file = model_and_lora
+    model, tensors = tiny.load_wan(model_file), comfy.utils.load_torch_file(str(lora_file))
+    ours, report = host.load_pusa_lora(model, str(lora_file), 1.0)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    assert len(comfy.lora.load_lora(dict(tensors), keys)) == report.matched == report.total
+    stock = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)[0]
+    assert len(stock.patches) == report.total
+    before, after, expected = weights(model), weights(stock), weights(ours)
+    assert all(torch.allclose(after[key], expected[key], atol=1e-6) for key in expected)
+    assert sum(not torch.equal(after[key], before[key]) for key in before) == report.total
+
+
+def test_diffusers_own_loader_does_what_ours_does(model_and_lora):
+    diffusers = pytest.importorskip("diffusers", reason="Diffusers is not installed: pip install .[diffusers]")
+    from peft.tuners.lora import LoraLayer
+
+    from pusa_core.hosts.diffusers import open_wan
+    from pusa_core.wan import original_key
+
+    model_file, lora_file = model_and_lora
+    with torch.inference_mode(False):
+        pipe = diffusers.WanPipeline(None, None, None, None, open_wan(model_file, torch.float32))
+        pipe.load_lora_weights(str(lora_file.parent), weight_name=lora_file.name, adapter_name="stock")
+    layers = {name: layer for name, layer in pipe.transformer.named_modules() if isinstance(layer, LoraLayer)}
+    deltas = {original_key(f"{name}.weight").removesuffix(".weight"): layer for name, layer in layers.items()}
+    expected = read_lora(lora_file).modules
+    assert deltas.keys() == expected.keys()
+    for name, module in expected.items():
+        ours = module.scale * module.up.float() @ module.down.float()
+        assert torch.allclose(deltas[name].get_delta_weight("stock"), ours, atol=1e-6), name
+        assert ours.abs().max() > 0, name
+
+
+def test_the_trainers_file_may_be_read_by_whom_the_user_lets(trained, tmp_path):
+    (tmp_path / "new").touch()
+    assert trained[1].stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_lora_in_the_authors_spelling_goes_on_in_the_trainer(trained, tmp_path):
+    """That is what the trainer's checkpoints hold that were written before."""
+    from pusa_core.hosts.diffusers import open_wan
+    from trainer.lora import add_lora, load_lora, lora_state, save_lora
+
+    model_file, lora_file = trained
+    state = load_file(lora_file)
+    older = {k.removeprefix("diffusion_model.").replace(".weight", ".default.weight"): v for k, v in state.items()}
+    assert "blocks.0.self_attn.q.lora_A.default.weight" in older
+    save_lora(older, tmp_path / "older.safetensors", torch.float32)
+    with torch.inference_mode(False):
+        wan = open_wan(model_file, torch.float32)
+        add_lora(wan, 4, seed=1)
+    assert not all(torch.equal(tensor, state[key]) for key, tensor in lora_state(wan).items())
+    load_lora(wan, tmp_path / "older.safetensors")
+    assert all(torch.equal(tensor, state[key]) for key, tensor in lora_state(wan).items())

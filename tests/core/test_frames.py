@@ -120,3 +120,37 @@ def test_a_multiplier_is_from_0_to_1(value):
 
 def test_no_finite_number_is_lost():
     assert math.isclose(frames.parse_multipliers("0.123456789", 1)[0], 0.123456789)
+
+
+@pytest.mark.parametrize("value", ["0.2", None, True, [0.2], 2, 0.2j])
+def test_a_multiplier_is_a_number(value):
+    with pytest.raises(ValueError, match="noise multiplier of .* was given; it must be from 0") as caught:
+        frames.check_multiplier(value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", ["3", 3.0, None, True, [3], float("nan")])
+def test_counts_and_indices_are_whole_numbers(value):
+    for call, words in ((lambda: frames.latent_length(value), "length of a clip"),
+                        (lambda: frames.resolve_index(value, "latent", 5), "frame index")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{words} must be a whole number, not") as caught:
+            call()
+        assert len(str(caught.value)) < 200
+
+
+def test_numbers_too_long_to_be_written_are_refused():
+    with pytest.raises(ValueError, match="noise multiplier of a very large number was given"):
+        frames.check_multiplier(10**5000)
+    with pytest.raises(ValueError, match="A clip of a very large number frames"):
+        frames.latent_length(10**5000)
+    with pytest.raises(ValueError, match="lies outside the clip"):
+        frames.resolve_index(10**5000, "latent", 5)
+    with pytest.raises(ValueError, match="'pixel' or 'latent' frames, not"):
+        frames.resolve_index(0, "9" * 5000, 5)
+
+
+def test_a_ramp_is_read_in_one_pass():
+    """Spaces without end, which a regular expression would try to split in every way."""
+    assert frames.parse_multipliers(f"0{' ' * 10**6}to{' ' * 10**6}0.4", 3) == pytest.approx([0, 0.2, 0.4])
+    with pytest.raises(ValueError, match="is not a noise multiplier"):
+        frames.parse_multipliers(f"0{' ' * 10**6}x", 3)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pusa_core.keyframes import clip_keyframe, keyframes_from_text, still_keyframe, video_keyframes
+from pusa_core.keyframes import check_keyframes, clip_keyframe, keyframes_from_text, still_keyframe, video_keyframes
 from pusa_core.plan import plan_clip
 
 LENGTH = 81
@@ -206,3 +206,69 @@ def test_a_thousand_keyframes():
     keyframes = [still_keyframe(clip(1, i), i, "latent", 0.2) for i in range(1000)]
     plan = plan_clip(keyframes, 3997, encode)
     assert landed(plan)[777] == (777, 777)
+
+
+# --- what is no keyframe ------------------------------------------------------------------------------------------------
+
+
+FRAME = torch.zeros(48, 64, 3)
+
+
+@pytest.mark.parametrize("make", [
+    lambda pictures: still_keyframe(pictures, 0, "pixel", 0.2),
+    lambda pictures: clip_keyframe(pictures, 0, "pixel", 0.2),
+    lambda pictures: keyframes_from_text(pictures, "0", "0.2"),
+    lambda pictures: video_keyframes(pictures, "last", 1, "latent", "start", 0, "0.2"),
+    lambda pictures: video_keyframes(pictures, "chosen", 1, "latent", "start", 0, "0.2", chosen="0"),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "pictures, words",
+    [(FRAME, "48 x 64 x 3"), (FRAME[None, :, :0], "no pixel"), (FRAME[None].byte(), "not uint8")]
+    + [("a.png", "'a.png' was given"), (5, "5 was given instead of pictures")],
+)
+def test_keyframes_of_what_are_no_pictures(make, pictures, words):
+    with pytest.raises(ValueError, match=words):
+        make(pictures)
+
+
+@pytest.mark.parametrize("changed, words", [
+    ({"take": "some"}, '"take" is \'some\'; it must be one of first, last, chosen'),
+    ({"place": ["end"]}, '"place" is .* it must be one of start, end, index'),
+    ({"unit": "x" * 5000}, '"unit" is .* it must be one of pixel, latent'),
+    ({"count": "4"}, "number of frames to take must be a whole number, not '4'"),
+    ({"count": 4.5}, "number of frames to take must be a whole number, not 4.5"),
+    ({"count": 2 * 10**6}, "2000000 frames of the clip were asked for; take at least 1 and at most"),
+    ({"index": "4", "place": "index"}, "frame index must be a whole number, not '4'"),
+    ({"multipliers": "nan"}, '"nan" is not a noise multiplier'),
+    ({"behaviour": "jump"}, "'evolve' or 'hold', not 'jump'"),
+])  # fmt: skip
+def test_settings_that_are_none_say_what_they_may_be(changed, words):
+    settings = {"take": "last", "count": 4, "unit": "pixel", "place": "end", "index": 0, "multipliers": "0.2", **changed}
+    with pytest.raises(ValueError, match=words) as caught:
+        plan_clip([video_keyframes(clip(9), **settings)], LENGTH, encode)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_count_too_long_to_be_written():
+    for count in (10**5000, -(10**5000)):
+        with pytest.raises(ValueError, match="a very large number frames of the clip"):
+            video_keyframes(clip(9), "last", count, "latent", "end", 0, "0.2")
+
+
+@pytest.mark.parametrize("multiplier", [float("nan"), "0.2", None, 1.5])
+def test_a_keyframes_noise_is_a_number(multiplier):
+    for make in (still_keyframe, clip_keyframe):
+        with pytest.raises(ValueError, match="noise multiplier of .* was given"):
+            make(clip(1), 0, "pixel", multiplier)
+
+
+def test_keyframes_are_keyframes():
+    keyframes = [still_keyframe(clip(1), 0, "pixel", 0.2)]
+    assert check_keyframes(keyframes) == check_keyframes(tuple(keyframes)) == keyframes
+    assert check_keyframes([]) == []
+    for given_instead in ("keyframes", 5, None, {}, clip(1), keyframes[0], "x" * 5000):
+        with pytest.raises(ValueError, match="given instead of keyframes: connect a Pusa keyframe node") as caught:
+            check_keyframes(given_instead)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+        with pytest.raises(ValueError, match="is among the keyframes: connect a Pusa keyframe node"):
+            check_keyframes([*keyframes, given_instead] if given_instead is not keyframes[0] else [[given_instead]])

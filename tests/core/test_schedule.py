@@ -49,14 +49,46 @@ def test_the_grid_falls_to_zero(steps, shift, denoise):
     assert denoise < 1 or sigmas[0] == 1
 
 
+def test_a_tiny_denoise_takes_no_more_memory(monkeypatch):
+    def no_whole_grid(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "linspace", no_whole_grid)
+    for denoise in (1e-9, 5e-324):
+        sigmas = pusa_sigmas(10, denoise=denoise)
+        assert sigmas.shape == (11,)
+        assert (sigmas.diff() < 0).all()
+        assert 0 < sigmas[0] <= 50 * denoise + 1e-14
+
+
+@given(st.integers(1, 60), st.sampled_from([1.0, 3.0, 5.0, 8.0]), st.sampled_from([1.0, 0.5, 0.35]))
+def test_the_grid_is_wans(steps, shift, denoise):
+    s = torch.linspace(1, 0, int(steps / denoise) + 1, dtype=torch.float64)
+    assert torch.equal(pusa_sigmas(steps, shift, denoise), (shift * s / (1 + (shift - 1) * s))[-(steps + 1) :].float())
+
+
 def test_denoise_keeps_the_end_of_a_longer_grid():
     assert torch.equal(pusa_sigmas(5, denoise=0.5), pusa_sigmas(10)[-6:])
 
 
-@pytest.mark.parametrize("steps, shift, denoise", [(0, 5, 1), (-1, 5, 1), (10**9, 5, 1), (4, 0, 1), (4, float("nan"), 1)])
+@pytest.mark.parametrize(
+    "steps, shift, denoise",
+    [(0, 5, 1), (-1, 5, 1), (10**9, 5, 1), (4, 0, 1), (4, float("nan"), 1)],
+)
 def test_a_grid_out_of_range_is_refused(steps, shift, denoise):
     with pytest.raises(ValueError, match="steps were asked for|shift of"):
         pusa_sigmas(steps, shift, denoise)
+
+
+@pytest.mark.parametrize("steps", ["4", 4.5, None, True])
+def test_steps_are_counted(steps):
+    with pytest.raises(ValueError, match="number of steps must be a whole number, not"):
+        pusa_sigmas(steps)
+
+
+def test_steps_beyond_what_python_writes():
+    with pytest.raises(ValueError, match="very large number"):
+        pusa_sigmas(10**5000)
 
 
 @pytest.mark.parametrize("denoise", [0, -1, 1.01, float("nan")])
@@ -133,6 +165,14 @@ def test_any_keyframes_are_read_or_refused(keyframes):
         assert all(0 <= frame.multiplier <= 1 for frame in schedule.frames)
 
 
+def with_keyframe(value):
+    return f'{{"version": 1, "latent_frames": 5, "keyframes": {{"0": {value}}}}}'
+
+
+NINES = "9" * 5000
+DEEP = "[" * 900 + "]" * 900
+
+
 @pytest.mark.parametrize(
     "text, words",
     [("", "not valid JSON"), ("[]", "JSON object"), ("[" * 100_000, "not valid JSON"), ('{"version": 2}', "version 2")]
@@ -143,5 +183,44 @@ def test_any_keyframes_are_read_or_refused(keyframes):
     + [('{"version": 1, "latent_frames": 5, "keyframes": {"0": {"multiplier": 0, "behaviour": "jump"}}}', "Keyframe 0")],
 )
 def test_bad_json_says_what_is_wrong(text, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         FrameSchedule.from_json(text)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and len(message) < 300, message
+
+
+HOSTILE = {
+    "5000 digits": (f'{{"version": {NINES}}}', "the number 9999.* is too large"),
+    "minus 5000 digits": (f'{{"version": -{NINES}}}', "the number -9999.* is too large"),
+    "5000 digits and a point": (f'{{"version": {NINES}.0}}', "the number 9999.* is too large"),
+    "4000 digits": (f'{{"version": {NINES[:4000]}}}', "the number 9999.* is too large"),
+    "out of range": ('{"version": 1e400}', "the number 1e400 is too large"),
+    "deep version": (f'{{"version": {DEEP}}}', "has version"),
+    "long version": (f'{{"version": "{NINES}"}}', "has version '999"),
+    "no text": (5, "must be a text"),
+    "long text": ("x" * (2**24 + 1), "has 16777217 characters"),
+    "long latent_frames": (f'{{"version": 1, "latent_frames": "{NINES}"}}', '"latent_frames" is'),
+    "sigmas a number": (with_keyframe('{"sigmas": 5}'), '"sigmas" is 5; it must be a list of pairs'),
+    "sigmas null": (with_keyframe('{"sigmas": null}'), '"sigmas" is None; it must be a list of pairs'),
+    "sigmas an object": (with_keyframe('{"sigmas": {"ab": 1}}'), "must be a list of pairs"),
+    "sigmas a long text": (with_keyframe(f'{{"sigmas": "{NINES}"}}'), "must be a list of pairs"),
+    "sigma a number": (with_keyframe('{"sigmas": [5]}'), "5 is not a pair of numbers"),
+    "sigma a text": (with_keyframe('{"sigmas": ["ab"]}'), "'ab' is not a pair of numbers"),
+    "sigma a truth": (with_keyframe('{"sigmas": [[1, true]]}'), "is not a pair of numbers"),
+    "sigma deep": (with_keyframe(f'{{"sigmas": [{DEEP}]}}'), "is not a pair of numbers"),
+    "sigma out of range": (with_keyframe('{"sigmas": [[0, 0], [1, 1e400]]}'), "the number 1e400 is too large"),
+    "no multiplier": (with_keyframe("{}"), "noise multiplier of None was given"),
+    "multiplier a text": (with_keyframe('{"multiplier": "0.2"}'), "noise multiplier of '0.2' was given"),
+    "multiplier a truth": (with_keyframe('{"multiplier": true}'), "noise multiplier of True was given"),
+    "behaviour deep": (with_keyframe(f'{{"multiplier": 0, "behaviour": {DEEP}}}'), "'evolve' or 'hold', not"),
+    "behaviour long": (with_keyframe(f'{{"multiplier": 0, "behaviour": "{NINES}"}}'), "'evolve' or 'hold', not"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_json_gets_one_short_sentence(name):
+    text, words = HOSTILE[name]
+    with pytest.raises(ValueError, match=words) as caught:
+        FrameSchedule.from_json(text)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and len(message) < 250, message

@@ -105,10 +105,11 @@ def test_the_usual_precision(settings, forget_accelerate):
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
 
-def test_the_file_is_spelled_as_the_authors_do(settings):
+def test_the_file_is_spelled_as_stock_loaders_want(settings):
     path = train(settings)
     keys = set(load_file(path))
-    assert {"blocks.0.self_attn.q.lora_A.default.weight", "blocks.1.ffn.2.lora_B.default.weight"} <= keys
+    names = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight", "diffusion_model.blocks.1.ffn.2.lora_B.weight"}
+    assert names <= keys
     assert len(keys) == 2 * len(MODULE_KINDS) * tiny.LAYERS
     report = fit(read_lora(path), tiny.lora_modules(64, tiny.LAYERS, 96))
     assert report.matched == report.total

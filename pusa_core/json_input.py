@@ -1,0 +1,49 @@
+"""JSON from users' files and texts, read in bounded time and memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from .messages import describe, shorten
+
+MAX_DIGITS = 18  # of a whole number: what 64 bits hold
+
+
+def read_object(text: object, what: str, limit: int) -> dict[str, Any]:
+    """The object that a JSON text holds; its numbers are finite and of at most 18 digits.
+
+    Args:
+        what: what messages call it, such as "The schedule".
+        limit: characters that it may have.
+
+    Raises:
+        ValueError: the text is no such object, holds a number out of range, is too long or nested too deeply.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{what} must be a text, a JSON object, not {describe(text)}.")
+    if len(text) > limit:
+        raise ValueError(f"{what} has {len(text)} characters, which is more than the {limit} that are read.")
+    try:
+        data = json.loads(text, parse_int=_integer, parse_float=_number)
+    except RecursionError as error:
+        raise ValueError(f"{what} is not valid JSON: it is nested too deeply.") from error
+    except ValueError as error:
+        raise ValueError(f"{what} is not valid JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} must be a JSON object, not {describe(data)}.")
+    return data
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"the number {shorten(digits)} is too large")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {shorten(digits)} is too large")
+    return number
