@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..demo_model.preview import preview_colours
 from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
 from ..pusa_core.schedule import pusa_sigmas
 from ..pusa_core.wan import EXPERT_BOUNDARY
@@ -94,6 +95,11 @@ def _optional_inputs() -> list[io.Input]:
     ]
 
 
+def _sample(model, positive, negative, latent, sampling, schedule, low_noise_model) -> io.NodeOutput:
+    colours = preview_colours(model.model.diffusion_model)
+    return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model, colours))
+
+
 class PusaKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -122,7 +128,7 @@ class PusaKSampler(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, latent=latent, schedule=schedule, low_noise_model=low_noise_model)
         sampling = Sampling(seed, steps, cfg, sampler, scheduler, shift, denoise, boundary)
-        return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
+        return _sample(model, positive, negative, latent, sampling, schedule, low_noise_model)
 
 
 class PusaKSamplerAdvanced(io.ComfyNode):
@@ -180,7 +186,7 @@ class PusaKSamplerAdvanced(io.ComfyNode):
             noise_seed, steps, cfg, sampler, scheduler, shift, boundary=boundary, add_noise=add_noise == "enable",
             start_step=start_at_step, end_step=end_at_step, leftover_noise=return_with_leftover_noise == "enable",
         )  # fmt: skip
-        return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
+        return _sample(model, positive, negative, latent, sampling, schedule, low_noise_model)
 
 
 class PusaSigmas(io.ComfyNode):

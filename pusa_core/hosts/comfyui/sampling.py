@@ -8,7 +8,6 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
@@ -20,6 +19,7 @@ from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
 from .checks import check_channels
 from .latents import PLAN, Planned, plan_for
+from .previews import Callback, Colours, preview_callback
 from .schedule import CARRIED, applied_plan, apply_schedule, clean_latents
 
 PUSA_SCHEDULER = "pusa"
@@ -76,12 +76,14 @@ def sample_clip(
     sampling: Sampling,
     plan: Plan | None = None,
     low_noise_model: ModelPatcher | None = None,
+    colours: Colours | None = None,
 ) -> dict[str, Any]:
     """Samples a clip, switching to the low-noise model where sigma falls below the boundary.
 
     Args:
         latent: ComfyUI's LATENT, samples (B, C, F, H, W).
         plan: to apply to the models; by default the one that is on the model, else the one that the latent carries.
+        colours: to preview with; see `preview_callback`.
 
     Returns:
         The LATENT with new samples, which carries the plan on.
@@ -101,7 +103,7 @@ def sample_clip(
     if sampling.add_noise:
         noise = comfy.sample.prepare_noise(start, sampling.seed, latent.get("batch_index"))
     sigmas, done = sampling.sigmas(models[0]), 0
-    progress = latent_preview.prepare_callback(models[0], max(len(sigmas) - 1, 1))
+    progress = preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1), colours)
     for number, (expert, part) in enumerate(_stages(models, sigmas, sampling.boundary)):
         if number > 0:
             noise = _carried_noise(expert, start, samples, float(part[0]))
@@ -153,6 +155,6 @@ def _carried_noise(model: ModelPatcher, start: Tensor, samples: Tensor, sigma: f
     return (reached - (1 - sigma) * origin) / sigma
 
 
-def _continued(progress, done: int, total: int):
+def _continued(progress: Callback, done: int, total: int) -> Callback:
     """A progress callback that counts on over several stages."""
     return lambda step, x0, x, _: progress(done + step, x0, x, total)
