@@ -18,12 +18,17 @@ def wan_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_pipe(wan_file):
-    """make_pipe(another pipeline class) -> a pipeline with a transformer of its own."""
+def vae_file(tmp_path_factory):
+    return tiny.write_vae(tmp_path_factory.mktemp("vae") / "vae.safetensors")
 
-    def make(cls=PusaWanPipeline, transformer=None, **config):
-        parts = {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": PusaScheduler()}
-        pipe = cls(**parts, transformer=transformer or open_wan(wan_file, torch.float32), **config)
+
+@pytest.fixture(scope="session")
+def make_pipe(wan_file):
+    """make_pipe(another pipeline class, **parts) -> a pipeline with a transformer of its own."""
+
+    def make(cls=PusaWanPipeline, **parts):
+        parts = {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": PusaScheduler(), **parts}
+        pipe = cls(transformer=open_wan(wan_file, torch.float32), **parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

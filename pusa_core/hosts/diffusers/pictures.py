@@ -17,10 +17,16 @@ NOISE, END_NOISE = 0.2, 0.5  # Pusa's, for images at the start and at the end
 FORMS = "a PIL image, an array or a tensor (H, W, 3), one of frames (N, H, W, 3), or a list of images"
 
 
-def is_per_prompt(keyframes: Any) -> bool:
+def as_list(given: Any) -> Sequence[Any]:
+    """Keyframes as a list where there is only one, or none."""
+    if given is None:
+        return ()
+    is_short = isinstance(given, tuple) and len(given) > 1 and _is_number(given[1])
+    return [given] if is_short or isinstance(given, Keyframe | Image.Image | np.ndarray | Tensor) else given
+
+
+def is_per_prompt(keyframes: Sequence[Any]) -> bool:
     """Whether there is a list of keyframes, or a plan, for every prompt."""
-    if isinstance(keyframes, Plan):
-        return False
     return any(given is None or isinstance(given, list | Plan) for given in keyframes)
 
 

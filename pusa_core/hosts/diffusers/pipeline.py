@@ -22,7 +22,7 @@ from ...virtual_latent import per_frame
 from .checks import check_latents, check_length, check_pictures, check_scheduler, check_size, check_start
 from .lora import load_pusa_lora
 from .per_frame import STEP, Step, virtual_latents
-from .pictures import is_per_prompt, read_keyframes
+from .pictures import as_list, is_per_prompt, read_keyframes
 from .scheduler import PusaScheduler
 
 
@@ -108,7 +108,7 @@ class PusaWanPipeline(WanPipeline):
         return load_pusa_lora(self, path, alpha, low_noise, adapter_name)
 
     @torch.no_grad()
-    def plan(self, keyframes: Sequence[Any], height: int, width: int, num_frames: int) -> Plan:
+    def plan(self, keyframes: Any, height: int, width: int, num_frames: int) -> Plan:
         """One clip's keyframes encoded and placed; pictures of another size are cropped to the clip's.
 
         Args:
@@ -117,7 +117,7 @@ class PusaWanPipeline(WanPipeline):
         Raises:
             ValueError: a keyframe cannot be read or placed, see `plan_clip`; or there is no VAE to encode it.
         """
-        read = read_keyframes(keyframes, num_frames)
+        read = read_keyframes(as_list(keyframes), num_frames)
         if read and self.vae is None:
             raise ValueError("This pipeline has no VAE to encode keyframes with: give a Plan whose latents are encoded.")
         plan = plan_clip(read, num_frames, lambda pictures: self._encode(fit_images(pictures, width, height, "crop")))
@@ -142,7 +142,7 @@ class PusaWanPipeline(WanPipeline):
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        keyframes: Sequence[Any] | Plan = (),
+        keyframes: Any = (),
         height: int = 480,
         width: int = 832,
         num_frames: int = 81,
@@ -156,7 +156,7 @@ class PusaWanPipeline(WanPipeline):
         """`WanPipeline`'s call with keyframes; what is not named here is as there.
 
         Args:
-            keyframes: a list of keyframes; none is plain text to video. Each is
+            keyframes: one, or a list of them; none is plain text to video. Each is
 
                 * an image, for the first frame;
                 * `(image, frame)` or `(image, frame, noise)`: the pixel frame it is placed at, negative from the end, and
@@ -181,7 +181,7 @@ class PusaWanPipeline(WanPipeline):
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
         }  # fmt: skip
         plan = self._read_plan(keyframes, call)
-        if plan.is_ordinary:
+        if plan is None or plan.is_ordinary:
             callback = {
                 "callback_on_step_end": callback_on_step_end,
                 "callback_on_step_end_tensor_inputs": list(callback_on_step_end_tensor_inputs),
@@ -195,17 +195,19 @@ class PusaWanPipeline(WanPipeline):
             callback = run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
             return super().__call__(**call, **callback, attention_kwargs=run.attention_kwargs)
 
-    def _read_plan(self, keyframes: Sequence[Any] | Plan, call: dict[str, Any]) -> Plan:
+    def _read_plan(self, keyframes: Any, call: dict[str, Any]) -> Plan | None:
         if isinstance(keyframes, Plan):
             return keyframes
-        size = (call["height"], call["width"], call["num_frames"])
+        keyframes, size = as_list(keyframes), (call["height"], call["width"], call["num_frames"])
+        if not keyframes:
+            return None
         if not is_per_prompt(keyframes):
             return self.plan(keyframes, *size)
         prompt = call["prompt"] if call["prompt"] is not None else call.get("prompt_embeds")
         prompts = 1 if isinstance(prompt, str) or prompt is None else len(prompt)
         if len(keyframes) != prompts:
             raise ValueError(f"There are {prompts} prompts, but keyframes for {len(keyframes)}: give a list for each prompt.")
-        plans = [given if isinstance(given, Plan) else self.plan(given or (), *size) for given in keyframes]
+        plans = [given if isinstance(given, Plan) else self.plan(given, *size) for given in keyframes]
         return join_plans(plans, [call.get("num_videos_per_prompt") or 1] * prompts)
 
     @contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers import SchedulerMixin as SchedulerMixin  # `from_pretrained` looks here for what a saved scheduler is
-from diffusers.configuration_utils import register_to_config
 
 from ...schedule import pusa_sigmas
 
@@ -14,14 +13,17 @@ from ...schedule import pusa_sigmas
 class PusaScheduler(FlowMatchEulerDiscreteScheduler):
     """Euler's method on the exact sigma grid of Pusa and Wan, see `pusa_sigmas`.
 
+    `from_config` takes `shift` of another flow-matching Euler scheduler's settings, and nothing else.
+
     Args:
         num_train_timesteps: timesteps are sigmas times this; 1000 for every Wan.
         shift: 5 is Wan's.
     """
 
-    @register_to_config
+    _compatibles = ["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"]  # of whose settings no warning is given
+
     def __init__(self, num_train_timesteps: int = 1000, shift: float = 5.0):
-        super().__init__(num_train_timesteps, shift)
+        super().__init__(num_train_timesteps=num_train_timesteps, shift=shift)  # which registers them
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, sigmas: list[float] | None = None, **kwargs: Any
