@@ -1,0 +1,118 @@
+"""Files of Wan and of its VAE as Diffusers' models, and back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...capabilities import check_text_to_video
+from ...wan import PREFIX, diffusers_key, original_key, wan_config
+
+FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
+
+
+def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer3DModel:
+    """Opens a Wan text-to-video checkpoint of any size: an original or ComfyUI safetensors file, or a Diffusers folder.
+
+    fp8 files are read with their scales. What Diffusers keeps in fp32 is kept so.
+
+    Raises:
+        ValueError: it cannot be used; the message says why.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path, dtype)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(f"{path} is not a safetensors file or a Diffusers folder: give a Wan text-to-video checkpoint.")
+    try:
+        return _open_file(path, dtype)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged or cut off ({error}): download it again.") from error
+
+
+def _open_folder(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The folder of a transformer, or of a pipeline that has one."""
+    if (path / "model_index.json").is_file():
+        path = path / "transformer"
+    try:
+        wan = WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a folder of Diffusers' Wan, or incomplete ({error}).") from error
+    check_text_to_video(wan.config.in_channels, wan.config.out_channels)
+    return wan
+
+
+def _open_file(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    with safe_open(path, framework="pt") as file:
+        names = {PREFIX.sub("", key): key for key in file.keys()}  # noqa: SIM118
+        config = wan_config(
+            {name: tuple(file.get_slice(key).get_shape()) for name, key in names.items()}, file.metadata() or {}
+        )
+        with init_empty_weights(include_buffers=False):
+            wan = WanTransformer3DModel(**config)
+        state = {diffusers_key(name): _weight(file, names, name, dtype) for name in names if not _is_scale(name)}
+    expected = set(wan.state_dict())
+    if strays := sorted(state.keys() - expected):
+        raise ValueError(
+            f"{path.name} is a variant of Wan (it has {original_key(strays[0])}): choose a plain text-to-video one."
+        )
+    if missing := sorted(expected - state.keys()):
+        raise ValueError(f"{path.name} is incomplete ({original_key(missing[0])} is missing): download it again.")
+    wan.load_state_dict(state, assign=True)
+    return wan
+
+
+def _is_scale(name: str) -> bool:
+    return (
+        name.endswith((".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant"))
+        or name == "scaled_fp8"
+    )
+
+
+def _weight(file: Any, names: dict[str, str], name: str, dtype: torch.dtype) -> Tensor:
+    tensor = file.get_tensor(names[name])
+    stem = name.removesuffix(".weight")
+    scale = names.get(f"{stem}.scale_weight") or names.get(f"{stem}.weight_scale")
+    if scale is not None and name.endswith(".weight"):
+        tensor = tensor.float() * file.get_tensor(scale).float()
+    return tensor.to(torch.float32 if FP32_MODULES.search(diffusers_key(name)) else dtype)
+
+
+def open_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """Opens a Wan2.1 VAE, a safetensors file as ComfyUI and Wan have it, of any width.
+
+    Raises:
+        ValueError: it is another VAE, or cannot be read.
+    """
+    try:
+        return _open_vae(path, dtype)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give a Wan2.1 VAE as a safetensors file.") from error
+
+
+def _open_vae(path: str | Path, dtype: torch.dtype) -> AutoencoderKLWan:
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        wan22 = any(key.startswith("decoder.upsamples.0.upsamples.") for key in keys)
+        if wan22 or not {"decoder.head.0.gamma", "encoder.conv1.weight", "conv2.weight"} <= keys:
+            raise ValueError(f"{Path(path).name} is no Wan2.1 VAE: choose wan_2.1_vae.safetensors.")
+        width = file.get_slice("decoder.head.0.gamma").get_shape()[0]
+    with TemporaryDirectory() as config:
+        AutoencoderKLWan.from_config({"base_dim": width}).save_config(config)
+        vae = AutoencoderKLWan.from_single_file(str(path), config=config)
+    return nn.Module.to(vae, dtype)  # Diffusers' own warns of modules to keep in fp32, of which there are none
+
+
+def save_wan(wan: WanTransformer3DModel, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Writes a Wan in the original key layout, which ComfyUI's loader opens."""
+    state = {original_key(key): tensor.to(dtype).contiguous() for key, tensor in wan.state_dict().items()}
+    save_file(state, path, metadata={"format": "pt"})
