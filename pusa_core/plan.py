@@ -97,13 +97,14 @@ def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
     if plans[0].clips == 1 and all(same_plan(plan, plans[0]) for plan in plans):
         return plans[0]
     schedules = tuple(s for plan, n in zip(plans, counts) for s in _repeated(plan.schedules, n))
-    sizes = {tuple(plan.clean.shape[1:]) for plan in plans if plan.clean is not None}
+    images = [plan.clean for plan in plans if plan.clean is not None]
+    sizes = {tuple(clean.shape[1:]) for clean in images}
     if len(sizes) > 1:
         raise ValueError(f"The keyframes of a batch have latents of different shapes, {sorted(sizes)}: use one size and VAE.")
     clean = None
-    if sizes:
-        empty = torch.zeros(1, *sizes.pop())
-        parts = [(empty if plan.clean is None else plan.clean, n) for plan, n in zip(plans, counts)]
+    if images:
+        empty = torch.zeros_like(images[0][:1])
+        parts = [(empty if plan.clean is None else plan.clean.to(empty.device), n) for plan, n in zip(plans, counts)]
         clean = torch.cat([part.expand(n, *part.shape[1:]) for part, n in parts])
     return Plan(schedules, clean, tuple(dict.fromkeys(note for plan in plans for note in plan.notes)))
 

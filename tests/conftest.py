@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -26,6 +24,7 @@ if str(ROOT) not in sys.path:
 
 # Before ComfyUI's folder is on the path: it has a package called `tests` too.
 from environment.comfyui import find_comfyui, how_to_get, import_comfyui  # noqa: E402
+from tests.pack import import_pack  # noqa: E402
 
 COMFYUI = find_comfyui()
 NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")
@@ -94,19 +93,8 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def pack(comfyui):
-    """The pack, imported as ComfyUI imports it: a package under a path-like name.
-
-    `pack.nodes` and `pack.pusa_core` are its subpackages. They are other module objects than a plain
-    `import pusa_core` gives, so take classes that nodes pass around from here.
-    """
-    name = str(ROOT).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    for part in ("pusa_core", "nodes"):
-        importlib.import_module(f"{name}.{part}")
-    return module
+    """The pack, imported as ComfyUI imports it; see `import_pack`."""
+    return import_pack()
 
 
 @pytest.fixture
