@@ -1,0 +1,80 @@
+"""One policy for devices, for programs that choose one themselves: the accelerator that torch can use, else the CPU."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+AUTO = "auto"
+
+
+def accelerator() -> torch.device | None:
+    """The kind of accelerator that torch can use here (cuda, mps, xpu, ...), without an index; None if there is none."""
+    if hasattr(torch, "accelerator"):  # torch 2.6
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else None
+
+
+def find_device(name: str = AUTO, process: int = 0) -> torch.device:
+    """The device of a name, or the default one.
+
+    Args:
+        name: "auto" is the accelerator where there is one, else the CPU; or as torch writes it, "cuda", "cuda:1", "cpu".
+        process: of those on this machine; each takes the accelerator of its number where the name has none.
+
+    Raises:
+        ValueError: it is no device, or torch cannot use it here.
+    """
+    found = accelerator()
+    if name == AUTO:
+        device = found or torch.device("cpu")
+    else:
+        device = _named(name)
+        if device.type not in ("cpu", found and found.type):
+            there = f"the {found.type} that is here" if found else "the CPU (there is no accelerator that torch can use here)"
+            raise ValueError(f'The device "{name}" cannot be used: use {there}, or install a torch for it.')
+    if device.type == "cpu":
+        return torch.device("cpu")
+    index = process if device.index is None else device.index
+    if index >= (count := device_count()):
+        known = f"{device.type}:0" + (f" to {device.type}:{count - 1}" if count > 1 else "")
+        raise ValueError(f"{device.type}:{index} was asked for, but there is only {known}: use what is there.")
+    return torch.device(device.type, index)
+
+
+def _named(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'"{name[:40]}" is no device: use cuda, cuda:1, mps, cpu or auto.') from error
+
+
+def device_count() -> int:
+    """How many accelerators torch can use here."""
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.device_count()
+    return torch.cuda.device_count() if torch.cuda.is_available() else int(accelerator() is not None)
+
+
+def use_device(device: torch.device) -> None:
+    """Makes an accelerator the one that "cuda" without an index means in this process."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type != "cpu" and hasattr(torch, "accelerator"):
+        torch.accelerator.set_device_index(device.index)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Of a model's weights and activations: bfloat16 on an accelerator, float32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives back what dropped models left: cycles to Python, cached blocks to the device."""
+    gc.collect()
+    backend = getattr(torch, device.type, None)  # torch.cuda, torch.mps, ...
+    if hasattr(backend, "empty_cache"):
+        backend.empty_cache()
