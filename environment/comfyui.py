@@ -64,11 +64,11 @@ def import_comfyui(cpu: bool | None = None) -> None:
     if "comfy" in sys.modules:
         return
     folder = str(require_comfyui())
-    import torch
+    from pusa_core.devices import accelerator
 
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)  # first: this repository has a folder called nodes, too
     from comfy.cli_args import args
 
-    args.cpu = args.cpu or (not torch.cuda.is_available() if cpu is None else cpu)
+    args.cpu = args.cpu or (accelerator() is None if cpu is None else cpu)

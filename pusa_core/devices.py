@@ -76,5 +76,5 @@ def free_memory(device: torch.device) -> None:
     """Gives back what dropped models left: cycles to Python, cached blocks to the device."""
     gc.collect()
     backend = getattr(torch, device.type, None)  # torch.cuda, torch.mps, ...
-    if hasattr(backend, "empty_cache"):
+    if backend is not None and hasattr(backend, "empty_cache"):
         backend.empty_cache()

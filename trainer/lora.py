@@ -39,13 +39,15 @@ def lora_state(wan: WanTransformer3DModel) -> dict[str, Tensor]:
 
 
 def save_lora(
-    state: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16, told: dict[str, str] | None = None
+    state: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16, metadata: dict[str, str] | None = None
 ) -> None:
     """Writes a LoRA, whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.touch()
     mode = partial.stat().st_mode
-    save_file({key: tensor.to(dtype) for key, tensor in state.items()}, partial, metadata={"format": "pt", **(told or {})})
+    save_file(
+        {key: tensor.to(dtype) for key, tensor in state.items()}, partial, metadata={"format": "pt", **(metadata or {})}
+    )
     partial.chmod(mode)  # safetensors lets none but the owner read
     partial.replace(path)
 

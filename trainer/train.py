@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from pusa_core import devices
 from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, velocity
 from pusa_core.training import add_noise, clip_losses, draw_sigmas
 
@@ -111,11 +112,11 @@ def _lora_path(settings: Settings) -> Path:
 
 def _write_lora(run: Run, settings: Settings) -> None:
     metadata = {"training": json.dumps(settings.as_plain())}
-    save_lora(lora_state(run.accelerator.unwrap_model(run.wan)), _lora_path(settings), told=metadata)
+    save_lora(lora_state(run.accelerator.unwrap_model(run.wan)), _lora_path(settings), metadata=metadata)
 
 
 def _accelerator(settings: Settings) -> Accelerator:
-    cpu = not torch.accelerator.is_available()
+    cpu = devices.accelerator() is None
     processes = PartialState(cpu=cpu, timeout=PATIENCE).num_processes
     share, rest = divmod(settings.batch, processes * settings.micro_batch)
     if rest or share == 0:

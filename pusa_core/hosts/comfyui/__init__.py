@@ -1,7 +1,7 @@
 """Pusa on ComfyUI: the only folder that touches `comfy`.
 
 checks: what is refused; lora: a Pusa LoRA as weight patches; schedule: a plan on a model; latents: a plan in a LATENT;
-sampling: both in one sampler.
+sampling: both in one sampler; previews: a sheet of all frames. For programs: files, vae, text (encoders), vae_network.
 """
 
 from .checks import LATENT_FORMATS, check_channels, check_model, check_single_rank, check_vae
