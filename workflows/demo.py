@@ -34,9 +34,9 @@ def main(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     comfyui = host()
     made = run_workflows(comfyui, folder) if comfyui else run_diffusers(folder)
-    made.append(draw_sheet(folder))
+    made += draw_all(folder)
     print(f"Made in {folder}:", *(f"  {path.name}" for path in made), sep="\n")
-    print(f"Open the contact sheet first: {made[-1]}")
+    print(f"Open this first: {made[-1]}")
     return 0
 
 
@@ -94,16 +94,19 @@ def run_diffusers(folder: Path) -> list[Path]:
     return made
 
 
-def draw_sheet(folder: Path) -> Path:
-    """All clips, frame by frame, read back from their files."""
+def draw_all(folder: Path) -> list[Path]:
+    """All clips, read back from their files: frame by frame, and moving beside each other."""
     import torch
 
+    from pusa_core.animation import side_by_side, write_animation
     from pusa_core.figures import contact_sheet, save_image
     from pusa_core.video_files import read_frames
 
-    rows = [(name, torch.cat(list(read_frames(folder / f"{name}.mp4"))), GIVEN.get(name, ())) for name in DEMOS]
-    save_image(contact_sheet(rows), folder / "contact_sheet.png")
-    return folder / "contact_sheet.png"
+    clips = [(name, torch.cat(list(read_frames(folder / f"{name}.mp4"))), GIVEN.get(name, ())) for name in DEMOS]
+    save_image(contact_sheet(clips), folder / "contact_sheet.png")
+    titled = [(name.removeprefix("demo_").replace("_", " "), frames, given) for name, frames, given in clips]
+    write_animation(side_by_side(titled), folder / "clips.webp", FPS, hold=1.0)
+    return [folder / "contact_sheet.png", folder / "clips.webp"]
 
 
 if __name__ == "__main__":
