@@ -10,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("results.md")
-README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
 from environment.comfyui import import_comfyui  # noqa: E402
@@ -18,7 +17,7 @@ from environment.comfyui import import_comfyui  # noqa: E402
 
 def parser(description: str, threads: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results.md and the README, too")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/results.md, too")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
     return parser
@@ -90,17 +89,14 @@ def processor() -> str:
 
 
 def publish(name: str, text: str, write: bool) -> None:
-    """Prints a benchmark's Markdown and, if asked to, puts it between its markers in results.md and the README."""
+    """Prints a benchmark's Markdown and, if asked to, puts it between its markers in results.md."""
     text = f"{where()}\n\n{text}"
     print(text)
-    if write:
-        written = False
-        for file in (RESULTS, README):
-            begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-            before, _, rest = file.read_text(encoding="utf-8").partition(begin)
-            _, found, after = rest.partition(end)
-            if found:
-                file.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
-                written = True
-        if not written:
-            sys.exit(f"Neither {RESULTS.name} nor {README.name} has a place marked {begin.strip()}.")
+    if not write:
+        return
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, begun, rest = RESULTS.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        sys.exit(f"{RESULTS.name} has no place between {begin.strip()} and {end.strip()}.")
+    RESULTS.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")

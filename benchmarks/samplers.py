@@ -1,4 +1,4 @@
-"""What every sampler of ComfyUI does to keyframes: the README's sampler table.
+"""What every sampler of ComfyUI does to keyframes: the sampler table of results.md.
 
 - Drift: the largest change, in latent units, of a keyframe at m = 0, and of one that is held at m = 0.3, in 20 steps.
 - Error, for samplers that solve the flow's ODE: the distance to a fine solution (heun) of the same model and noise,

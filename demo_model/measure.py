@@ -172,28 +172,31 @@ def caption_share(clips: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     return {what: sum(getattr(v, what) for v in verdicts) / len(verdicts) for what in ("colour", "shape", "direction", "all")}
 
 
-def mean_motion_error(clips: Tensor, scenes: Sequence[Scene], which: slice) -> float:
-    """Pixels between objects and where the law of motion has them, over the frames of `which`."""
-    return sum(motion_error(clip, s, which) for clip, s in zip(clips, scenes)) / len(scenes)
+def motion_errors(clips: Tensor, scenes: Sequence[Scene], which: slice) -> Tensor:
+    """Pixels between each clip's objects and where the law of motion has them, over the frames of `which`; (B,)."""
+    return torch.tensor([motion_error(clip, s, which) for clip, s in zip(clips, scenes)])
 
 
-def permanence(clips: Tensor, scenes: Sequence[Scene], which: slice) -> float:
-    """Share of objects and frames in which the object is there with at least half of the area that it should show."""
-    kept = []
+def permanence(clips: Tensor, scenes: Sequence[Scene], which: slice) -> Tensor:
+    """Share of each clip's objects and frames in which the object is there with at least half of its area; (B,)."""
+    shares = []
     for clip, s, truth in zip(clips, scenes, draw(scenes)):
-        for actor in s.actors:
-            true, seen = look_for(truth, actor.colour).area, look_for(clip, actor.colour).area
-            kept.append((seen >= 0.5 * true)[which].float().mean())
-    return float(torch.stack(kept).mean())
+        areas = [(look_for(clip, actor.colour).area, look_for(truth, actor.colour).area) for actor in s.actors]
+        shares.append(torch.stack([(seen >= 0.5 * true)[which].float().mean() for seen, true in areas]).mean())
+    return torch.stack(shares)
 
 
-def colour_drift(clips: Tensor, scenes: Sequence[Scene]) -> float:
-    """Mean change of an object's colour from the first frame to the last, in levels of 255."""
-    drifts = []
-    for clip, s in zip(clips, scenes):
-        for actor in s.actors:
-            masks = look_for(clip, actor.colour).masks
-            if masks[0].any() and masks[-1].any():
-                first, last = (clip[i][masks[i]].median(0).values for i in (0, -1))
-                drifts.append(255 * (first - last).abs().mean())
-    return float(torch.stack(drifts).mean()) if drifts else math.nan
+def colour_drifts(clips: Tensor, scenes: Sequence[Scene]) -> Tensor:
+    """Change of each clip's objects' colour from its first frame to its last, in levels of 255; (B,).
+
+    Not a number where no object is in both frames.
+    """
+    return torch.stack([torch.stack([_drift(clip, actor) for actor in s.actors]).nanmean() for clip, s in zip(clips, scenes)])
+
+
+def _drift(clip: Tensor, actor: Actor) -> Tensor:
+    masks = look_for(clip, actor.colour).masks
+    if not (masks[0].any() and masks[-1].any()):
+        return torch.tensor(math.nan)
+    first, last = (clip[i][masks[i]].median(0).values for i in (0, -1))
+    return 255 * (first - last).abs().mean()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,13 @@ from torch import Tensor
 from environment.comfyui import import_comfyui
 from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import Plan, plan_clip
+from pusa_core.virtual_latent import per_frame
 
 from . import BASE, LORA, VAE
 from .text import encode
 from .world import LENGTH, SIZE, Scene, draw
+
+DECODED_AT_ONCE = 16  # clips; one by one takes twice as long
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Take:
+class SampleSettings:
     """How clips are sampled.
 
     Attributes:
@@ -81,58 +85,61 @@ class Studio:
 
     def __init__(self) -> None:
         import_comfyui()
+        from pusa_core.hosts import comfyui
+        from pusa_core.hosts.comfyui import models
+
+        self.host, self.models = comfyui, models
+        self._plan_of = lru_cache(maxsize=None)(self._encoded)  # the same clips come again with other settings
 
     @cached_property
-    def vae(self):
-        import comfy.sd
-        import comfy.utils
-
-        return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    def vae(self) -> Any:
+        return self.models.open_vae(VAE)
 
     @cached_property
-    def base(self):
-        import comfy.sd
+    def base(self) -> Any:
+        return self.models.open_model(BASE)
 
-        return comfy.sd.load_diffusion_model(str(BASE))
-
-    def model(self, lora: Path | None, alpha: float):
+    def model(self, lora: Path | None, alpha: float) -> Any:
         """The base model, with a LoRA on it if one is named."""
-        from pusa_core.hosts.comfyui import load_pusa_lora
-
-        return self.base if lora is None else load_pusa_lora(self.base, str(lora), alpha)[0]
+        return self.base if lora is None else self.host.load_pusa_lora(self.base, str(lora), alpha)[0]
 
     def encode(self, pictures: Tensor) -> Tensor:
+        """(T, H, W, 3) -> (1, C, F, h, w)."""
         return self.vae.encode(pictures)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, F, h, w) -> (B, T, H, W, 3)."""
-        return torch.stack([self.vae.decode(latent[None])[0] for latent in latents]).cpu()
+        return torch.cat([self.vae.decode(part) for part in latents.split(DECODED_AT_ONCE)]).cpu()
 
-    def plan(self, scenes: Sequence[Scene], take: Take) -> Plan:
+    def plan(self, scenes: Sequence[Scene], settings: SampleSettings) -> Plan:
         """The keyframes of all scenes as one plan, whose clean latents have a batch of clips."""
-        keyframes = TASKS[take.task].keyframes
-        plans = [plan_clip(keyframes(clip, take.m), LENGTH, self.encode) for clip in draw(scenes)]
-        clean = None if plans[0].clean is None else torch.cat([p.clean for p in plans])
-        return replace(plans[0], clean=clean)
+        plans = [self._plan_of(s, settings.task, settings.m) for s in scenes]
+        clean = [plan.clean for plan in plans if plan.clean is not None]
+        return replace(plans[0], clean=torch.cat(clean) if clean else None)
 
-    def latents(self, scenes: Sequence[Scene], take: Take) -> Tensor:
+    def _encoded(self, scene: Scene, task: str, m: tuple[float, ...]) -> Plan:
+        return plan_clip(TASKS[task].keyframes(draw([scene])[0], m), LENGTH, self.encode)
+
+    def latents(self, scenes: Sequence[Scene], settings: SampleSettings) -> Tensor:
         """Sampled clips, (B, C, F, h, w)."""
-        from pusa_core.hosts.comfyui import Sampling, plan_latent, sample_clip
-
-        plan = self.plan(scenes, take)
-        samples = plan_latent(self.vae, plan, SIZE, SIZE, LENGTH, len(scenes))["samples"]
-        latent = {"samples": samples}
-        if take.inpaint:
-            painted = ~plan.keyframed[0]
-            shape = (len(scenes), 1, *samples.shape[2:])
-            latent["noise_mask"] = painted.float()[None, None, :, None, None].expand(shape)
+        plan = self.plan(scenes, settings)
+        latent = self.host.plan_latent(self.vae, plan, SIZE, SIZE, LENGTH, len(scenes))
+        if settings.inpaint:
+            latent = {"samples": latent["samples"], "noise_mask": _painted_mask(plan, latent["samples"])}
         text = torch.cat([encode(s.caption) for s in scenes])
-        conds = [[[text, {}]], [[torch.zeros_like(text), {}]]]
-        sampling = Sampling(take.seed, take.steps, take.cfg, take.sampler, "pusa", take.shift)
-        model = self.model(take.lora, take.alpha)
-        return sample_clip(model, *conds, latent, sampling, None if take.inpaint else plan)["samples"]
+        conds = [[text, {}]], [[torch.zeros_like(text), {}]]
+        sampling = self.host.Sampling(
+            settings.seed, settings.steps, settings.cfg, settings.sampler, self.host.PUSA_SCHEDULER, settings.shift
+        )
+        return self.host.sample_clip(self.model(settings.lora, settings.alpha), *conds, latent, sampling)["samples"]
 
-    def film(self, scenes: Sequence[Scene], take: Take) -> Tensor:
-        """Clips as pictures, (B, T, H, W, 3)."""
+    def sample(self, scenes: Sequence[Scene], settings: SampleSettings) -> Tensor:
+        """Sampled clips as pictures, (B, T, H, W, 3)."""
         with torch.inference_mode():
-            return self.decode(self.latents(scenes, take))
+            return self.decode(self.latents(scenes, settings))
+
+
+def _painted_mask(plan: Plan, samples: Tensor) -> Tensor:
+    """ComfyUI's noise mask: 1 on the latent frames that are no keyframes, (B, 1, F, h, w)."""
+    painted = per_frame(~plan.keyframed).float()
+    return painted.expand(len(samples), 1, *samples.shape[2:])

@@ -14,8 +14,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from litegraph import Download, Node, Wire, Workflow, as_json, graph, read_definitions
+from litegraph import Download, Node, Wire, Workflow, as_json, page_workflow, read_definitions
 
 HERE = Path(__file__).resolve().parent
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
@@ -177,8 +178,12 @@ def demo_start_end(w: Workflow) -> None:
 def demo_extension(w: Workflow) -> None:
     """The first 5 frames of a small scene go on with their own motion, with the small model that comes with the pack:
     nothing to download, seconds on a CPU."""
-    given = {"take": "first", "frame_count": 5, "place": "start", "noise_multipliers": "0"}
-    demo_sampled(w, clip_keyframes(w, demo_scene(w)["images"], "First frames", **given))
+    demo_sampled(
+        w,
+        clip_keyframes(
+            w, demo_scene(w)["images"], "First frames", take="first", frame_count=5, place="start", noise_multipliers="0"
+        ),
+    )
 
 
 def demo_text_to_video(w: Workflow) -> None:
@@ -220,7 +225,7 @@ def wan21(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
 
 def wan22(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
     """Wan2.2's two models with their LoRAs, as inputs of a sampler."""
-    inputs = {}
+    inputs: dict[str, Any] = {}
     for part in MODELS:
         model = load_model(w, MODELS[part], LIGHTNINGS[part] if lightning else None, f" ({part} noise)")
         inputs |= {f"{part}_noise_model": model, f"{part}_noise_lora": PUSAS[part]}
@@ -319,10 +324,7 @@ def save_video(w: Workflow, latent: Wire, vae: Wire, fps: float | Wire, zoom: fl
 
 def pusa_sampler(w: Workflow, models: dict, texts: dict, clip: dict, steps: int, cfg: float) -> Wire:
     schedule = add_schedule(w, clip)
-    sampler = w.add(
-        "PusaKSampler", seed=42, steps=steps, cfg=cfg, latent=schedule["latent"], schedule=schedule["schedule"],
-        **models, **texts,
-    )  # fmt: skip
+    sampler = w.add("PusaKSampler", seed=42, steps=steps, cfg=cfg, latent=schedule["latent"], **models, **texts)
     w.form += [(sampler, "steps"), (sampler, "seed")]
     return sampler["latent"]
 
@@ -421,16 +423,16 @@ def files() -> dict[Path, str]:
     """Everything that this program writes."""
     result = {}
     for workflow in workflows():
-        result[HERE / f"{workflow.name}.json"] = as_json(graph(workflow))
+        result[HERE / f"{workflow.name}.json"] = as_json(page_workflow(workflow))
         result[HERE / "api" / f"{workflow.name}.json"] = as_json(workflow.prompt())
     return result
 
 
 def check() -> None:
     wanted = files()
-    there = {*HERE.glob("*.json"), *(HERE / "api").glob("*.json")}
-    stale = [p for p, text in wanted.items() if p not in there or p.read_text(encoding="utf-8") != text]
-    wrong = sorted(path.relative_to(HERE).as_posix() for path in {*stale, *there - set(wanted)})
+    existing = {*HERE.glob("*.json"), *(HERE / "api").glob("*.json")}
+    stale = [p for p, text in wanted.items() if p not in existing or p.read_text(encoding="utf-8") != text]
+    wrong = sorted(path.relative_to(HERE).as_posix() for path in {*stale, *existing - set(wanted)})
     if wrong:
         sys.exit(f"Not what the builder writes: {', '.join(wrong)}. Run: python workflows/build.py")
 

@@ -87,10 +87,10 @@ def run_diffusers(folder: Path) -> list[Path]:
         sys.exit(str(report))
     made = []
     for name in DEMOS:
-        told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        schedule = FrameSchedule.from_json(json.dumps(told["schedule"]))
+        metadata = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        schedule = FrameSchedule.from_json(json.dumps(metadata["schedule"]))
         made += [folder / f"{name}.mp4", folder / f"{name}_schedule.png"]
-        save_image(draw_schedule(schedule, told["sigmas"], told["notes"]), made[-1])
+        save_image(draw_schedule(schedule, metadata["sigmas"], metadata["notes"]), made[-1])
     return made
 
 

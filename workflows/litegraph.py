@@ -11,6 +11,7 @@ import json
 import re
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ DEFINITIONS = HERE / "definitions" / "nodes.json"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 PACK = {"cnr_id": "comfyui-pusa", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.8.0"}
+# What newer ComfyUIs have in place of an input of the definitions; older ones leave it unread.
+NEWER_INPUTS = {"SaveVideo": {"format.codec": "auto"}}
 
 
 # --- a workflow as a prompt ------------------------------------------------------------------------------------------
@@ -98,6 +101,7 @@ class Workflow:
 
 def _prompt_entry(node: Node) -> dict[str, Any]:
     inputs = {name: [str(v.node), v.slot] if isinstance(v, Wire) else v for name, v in node.inputs.items()}
+    inputs |= NEWER_INPUTS.get(node.kind, {})
     return {"class_type": node.kind, "inputs": inputs, "_meta": {"title": node.title}}
 
 
@@ -112,17 +116,23 @@ def definitions() -> dict[str, dict]:
 
 def trimmed(info: dict[str, Any]) -> dict[str, Any]:
     """What the builder needs of a node's /object_info: {"title", "inputs": {name: {...}}, "outputs": [[name, type]]}."""
-    inputs = {}
-    for group in ("required", "optional"):
-        for name, (kind, *more) in info["input"].get(group, {}).items():
-            options = more[0] if more else {}
-            inputs[name] = {"type": kind if isinstance(kind, str) else "COMBO"}
-            inputs[name] |= {"default": options["default"]} if "default" in options else {}
-            inputs[name] |= {"optional": True} if group == "optional" else {}
-            inputs[name] |= {"then": "fixed"} if options.get("control_after_generate") else {}
-            inputs[name] |= {"then": "image"} if options.get("image_upload") or options.get("video_upload") else {}
+    inputs = {
+        name: _trimmed_input(group, *described)
+        for group in ("required", "optional")
+        for name, described in info["input"].get(group, {}).items()
+    }
     outputs = [list(output) for output in zip(info["output_name"], info["output"])]
     return {"title": info["display_name"] or info["name"], "inputs": inputs, "outputs": outputs}
+
+
+def _trimmed_input(group: str, kind: str | list[str], options: dict[str, Any] | None = None) -> dict[str, Any]:
+    options = options or {}
+    trimmed: dict[str, Any] = {"type": kind if isinstance(kind, str) else "COMBO"}
+    trimmed |= {"default": options["default"]} if "default" in options else {}
+    trimmed |= {"optional": True} if group == "optional" else {}
+    trimmed |= {"then": "fixed"} if options.get("control_after_generate") else {}
+    trimmed |= {"then": "image"} if options.get("image_upload") or options.get("video_upload") else {}
+    return trimmed
 
 
 def read_definitions(address: str) -> None:
@@ -225,7 +235,7 @@ def _row_tops(workflow: Workflow) -> list[int]:
 
 
 def groups_of(workflow: Workflow, boxes: dict[int, tuple[int, int, int, int]]) -> list[dict[str, Any]]:
-    groups = []
+    groups: list[dict[str, Any]] = []
     for title, places in GROUPS:
         inside = [boxes[node.id] for node in workflow.nodes if place_of(node.kind) in places]
         if inside:
@@ -237,17 +247,17 @@ def groups_of(workflow: Workflow, boxes: dict[int, tuple[int, int, int, int]]) -
     return groups
 
 
-# --- a workflow as a graph -------------------------------------------------------------------------------------------
+# --- a workflow as the page saves it ---------------------------------------------------------------------------------
 
 
-def graph(workflow: Workflow) -> dict[str, Any]:
+def page_workflow(workflow: Workflow) -> dict[str, Any]:
     """The workflow as ComfyUI's page saves it, version 0.4."""
     boxes = layout(workflow)
     links = [
         [number, wire.node, wire.slot, node.id, slot, node.definition["inputs"][name]["type"]]
         for number, (node, name, slot, wire) in enumerate(_wires(workflow), 1)
     ]
-    nodes = [_graph_node(node, boxes[node.id], links, workflow.downloads) for node in workflow.nodes]
+    nodes = [_page_node(node, boxes[node.id], links, workflow.downloads) for node in workflow.nodes]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-pusa/workflows/{workflow.name}")),
         "revision": 0,
@@ -268,14 +278,15 @@ def graph(workflow: Workflow) -> dict[str, Any]:
     }
 
 
-def _wires(workflow: Workflow):
+def _wires(workflow: Workflow) -> Iterator[tuple[Node, str, int, Wire]]:
+    """(node, input, its place among the sockets, where it comes from) of every connected input."""
     for node in workflow.nodes:
         for slot, name in enumerate([*node.sockets, *node.widgets]):
             if isinstance(node.inputs.get(name), Wire):
                 yield node, name, slot, node.inputs[name]
 
 
-def _graph_node(node: Node, box: tuple[int, int, int, int], links: list[list], downloads: dict) -> dict[str, Any]:
+def _page_node(node: Node, box: tuple[int, int, int, int], links: list[list], downloads: dict) -> dict[str, Any]:
     into = {slot: link for link, _, _, target, slot, _ in links if target == node.id}
     entry = {
         "id": node.id,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from demo_model import BASE, LORA, VAE  # noqa: E402
 from demo_model.measure import decibels  # noqa: E402
-from demo_model.studio import TASKS, Studio, Take  # noqa: E402
+from demo_model.studio import TASKS, SampleSettings, Studio  # noqa: E402
 from demo_model.text import encode  # noqa: E402
 from demo_model.world import LENGTH, SIZE, TEST_SEEDS, draw, scene  # noqa: E402
 from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_vae, open_wan  # noqa: E402
@@ -59,7 +59,7 @@ def noise(seed=0):
 @pytest.mark.parametrize("m", [0.0, 0.4])
 @pytest.mark.parametrize("task", TASKS)
 def test_clips_agree_with_comfyui(studio, taught, task, m, inference_mode):
-    theirs = studio.latents([SCENE], Take(task, alpha=1.2, m=(m,), steps=4))
+    theirs = studio.latents([SCENE], SampleSettings(task, alpha=1.2, m=(m,), steps=4))
     keyframes = TASKS[task].keyframes(draw([SCENE])[0], (m,))
     call = settings(keyframes=keyframes, latents=noise())
     ours = taught(**call).frames

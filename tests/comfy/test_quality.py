@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from demo_model.measure import caption_share, decibels, mean_motion_error, permanence
-from demo_model.studio import TASKS, Studio, Take
+from demo_model.measure import caption_share, decibels, motion_errors, permanence
+from demo_model.studio import TASKS, SampleSettings, Studio
 from demo_model.world import TEST_SEEDS, draw, scene
 from pusa_core.virtual_latent import ScheduleTable
 
 CLIPS = [scene(TEST_SEEDS + 8000 + i, held_out=i % 4 == 0, motion="moves") for i in range(16)]
-HASTY = Take("start-end", m=(0.5,), steps=2)  # noisy keyframes and few steps: the more a wrong step weighs
+HASTY = SampleSettings("start-end", m=(0.5,), steps=2)  # noisy keyframes and few steps: the more a wrong step weighs
 
 
 @pytest.fixture(scope="module")
@@ -18,25 +18,26 @@ def studio(comfyui):
     return Studio()
 
 
-def quality(studio, take):
+def quality(studio, settings):
     """(decibels of the given frames, motion error in pixels of the painted ones, their permanence)."""
-    task = TASKS[take.task]
-    frames, given = studio.film(CLIPS, take), list(task.given)
-    kept = decibels(frames[:, given], draw(CLIPS)[:, given]).mean()
-    return float(kept), mean_motion_error(frames, CLIPS, task.painted), permanence(frames, CLIPS, task.painted)
+    task = TASKS[settings.task]
+    frames, given = studio.sample(CLIPS, settings), list(task.given)
+    fidelity = decibels(frames[:, given], draw(CLIPS)[:, given])
+    figures = fidelity, motion_errors(frames, CLIPS, task.painted), permanence(frames, CLIPS, task.painted)
+    return tuple(float(figure.mean()) for figure in figures)
 
 
-def is_good(kept, error, there):
-    return kept > 26.3 and error < 2.2 and there > 0.93
+def is_good(fidelity, motion_error, permanence):
+    return fidelity > 26.3 and motion_error < 2.2 and permanence > 0.93
 
 
-@pytest.mark.parametrize("take", [HASTY, Take("image to video"), Take("extension", m=(0.4,))])
-def test_clips_are_good(studio, take, inference_mode):
-    assert is_good(*(found := quality(studio, take))), found
+@pytest.mark.parametrize("settings", [HASTY, SampleSettings("image to video"), SampleSettings("extension", m=(0.4,))])
+def test_clips_are_good(studio, settings, inference_mode):
+    assert is_good(*(found := quality(studio, settings))), found
 
 
 def test_captions_are_followed(studio, inference_mode):
-    shares = caption_share(studio.film(CLIPS, Take("text to video")), CLIPS)
+    shares = caption_share(studio.sample(CLIPS, SampleSettings("text to video")), CLIPS)
     assert min(shares.values()) > 0.8, shares
 
 
