@@ -2,16 +2,16 @@
 
 Importing this registers the device, once for the whole process. `card` is the card itself: it knows every live byte on it,
 refuses to go over its budget, and counts by caller how often the host waited for it. As on CUDA, operands on different
-devices are refused unless one is a single number, a number generator of the CPU does not fill a tensor of the card, and a copy
-in either direction makes the host wait unless it goes to the card and was asked not to. What a kernel allocates inside of
-itself is not seen, nor are gradients kept.
+devices are refused unless one is a single number, a number generator of the CPU does not fill a tensor of the card, and the
+host waits for copies in either direction, but for those to the card that are asked not to block. What a kernel allocates
+inside of itself is not seen, and no gradients are kept.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from weakref import WeakValueDictionary
@@ -60,11 +60,11 @@ class Card:
             held = self.allocations[storage._cdata] = _Allocation(storage.nbytes())
         return held
 
-    def bytes_of(self, tensors: Iterator[Tensor]) -> int:
+    def bytes_of(self, tensors: Iterable[Tensor]) -> int:
         """The bytes on the card that these tensors hold; what they share counts once."""
         return sum(held.nbytes for held in {id(h): h for h in _held(tensors)}.values())
 
-    def owners(self, but: Iterator[Tensor] = iter(())) -> Counter[str]:
+    def owners(self, but: Iterable[Tensor] = ()) -> Counter[str]:
         """Bytes on the card by the line that made them, without those that the given tensors hold."""
         known = {id(held) for held in _held(but)}
         owners: Counter[str] = Counter()
@@ -81,7 +81,7 @@ class _Allocation:
         self.nbytes, self.line = 0, _caller()
         if nbytes > card.free:
             raise torch.OutOfMemoryError(
-                f"{self.owner} asks for {nbytes} bytes of the pretend card, which has {card.budget} and of them {card.free} free."
+                f"{self.owner} asks for {nbytes} bytes of the pretend card, which has {card.free} of {card.budget} left."
             )
         self.nbytes = nbytes
         card.live += nbytes
@@ -95,7 +95,7 @@ class _Allocation:
         return _name(self.line)
 
 
-def _held(tensors: Iterator[Tensor]) -> Iterator[_Allocation]:
+def _held(tensors: Iterable[Tensor]) -> Iterator[_Allocation]:
     return (tensor.allocation for tensor in tensors if isinstance(tensor, Pretend))
 
 
@@ -178,7 +178,9 @@ def _computed(func, name: str, args, kwargs):
 
 def _mutated(func, out, args, kwargs):
     """The given tensors, which hold the result already, in the place of what wraps it."""
-    written = [kwargs.get(a.name, args[i] if i < len(args) else None) for i, a in enumerate(func._schema.arguments) if _writes(a)]
+    written = [
+        kwargs.get(a.name, args[i] if i < len(args) else None) for i, a in enumerate(func._schema.arguments) if _writes(a)
+    ]
     for tensor in _tensors(written):
         if isinstance(tensor, Pretend) and tensor.shape != tensor.raw.shape:
             raise NotImplementedError(f"{func}: the pretend card cannot change a tensor's shape in place")
@@ -197,8 +199,8 @@ def _check_devices(name: str, args, tensors: list[Tensor], kwargs) -> None:
         card.wait(TO_CARD)
     elif strangers and name not in SHAPES_ONLY:
         raise RuntimeError(
-            f"{name}: expected all tensors on one device, but one of shape {tuple(strangers[0].shape)} on {strangers[0].device} "
-            f"meets one on {DEVICE}"
+            f"{name}: expected all tensors on one device, but one on {DEVICE} meets one on {strangers[0].device}, of shape "
+            f"{tuple(strangers[0].shape)}"
         )
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type != NAME:

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from . import STEPS
 from .device import card
 
-STEPS = (1, 1, 2)  # once to load the models; what grows from the second to the third run grows with model evaluations
 Run = Callable[[int], Tensor]
 Weights = Callable[[], Iterator[Tensor]]
 
@@ -26,7 +26,7 @@ class Report:
         failed: the traceback of its error.
         device: where its result was.
         peak, budget: bytes of the card, at most and at all.
-        left: bytes that are on the card after it and were not before, without the models' weights, by the line that made them.
+        left: bytes on the card after it that were not there before, but for models' weights, by the line that made them.
         growth: how often more the host waited in the run of more steps, by kind and caller.
     """
 
