@@ -67,7 +67,7 @@ class PreviewSheet:
     def fold(self, latents: Tensor) -> Tensor:
         """The first clip's frames as one frame, which any decoder of pictures takes: (B, C, F, h, w) -> (1, C, 1, H, W)."""
         frames = torch.stack([latents[0, :, i] for i in self.frames])  # (F', C, h, w)
-        frames = F.pad(F.avg_pool2d(frames, self.reduced), (MARGIN,) * 4, mode="replicate")
+        frames = F.pad(F.avg_pool2d(frames, self.reduced) if self.reduced > 1 else frames, (MARGIN,) * 4, mode="replicate")
         frames = F.pad(frames, (0, 0, 0, 0, 0, 0, 0, self.columns * self.rows - len(frames)))
         return rearrange(frames, "(r k) c h w -> 1 c 1 (r h) (k w)", k=self.columns)
 
