@@ -14,7 +14,7 @@ from torch import Tensor
 
 MOST_FRAMES = 25
 SHAPE = 0.625  # height of the box that a sheet fills, relative to its width: nodes are wider than tall
-GAP, LABEL_FROM = 2, 28  # pixels between frames; width from which a frame gets its number
+GAP, LABEL_FROM = 2, 28  # pixels between frames; size from which a frame gets its number
 MARGIN = 2  # cells around each frame that are cut off again, so that a decoder does not mix neighbours
 BACKGROUND = (32, 34, 40)
 
@@ -84,7 +84,7 @@ class PreviewSheet:
             if frame in self.given:
                 box = (left, top, left + self.tile[0] - 1, top + self.tile[1] - 1)
                 draw.rectangle(box, outline="white", width=2)
-            if self.tile[0] >= LABEL_FROM:
+            if min(self.tile) >= LABEL_FROM:
                 draw.text((left + 5, top + 3), str(frame), "white", font, stroke_width=1, stroke_fill=BACKGROUND)
         return sheet
 
