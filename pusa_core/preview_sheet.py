@@ -14,7 +14,7 @@ from torch import Tensor
 
 MOST_FRAMES = 25
 SHAPE = 0.625  # height of the box that a sheet fills, relative to its width: nodes are wider than tall
-GAP, LABEL_FROM = 2, 28  # pixels between frames; width from which a frame gets its number
+GAP, LABEL_FROM = 2, 28  # pixels between frames; size from which a frame gets its number
 MARGIN = 2  # cells around each frame that are cut off again, so that a decoder does not mix neighbours
 BACKGROUND = (32, 34, 40)
 
@@ -67,7 +67,7 @@ class PreviewSheet:
     def fold(self, latents: Tensor) -> Tensor:
         """The first clip's frames as one frame, which any decoder of pictures takes: (B, C, F, h, w) -> (1, C, 1, H, W)."""
         frames = torch.stack([latents[0, :, i] for i in self.frames])  # (F', C, h, w)
-        frames = F.pad(F.avg_pool2d(frames, self.reduced), (MARGIN,) * 4, mode="replicate")
+        frames = F.pad(F.avg_pool2d(frames, self.reduced) if self.reduced > 1 else frames, (MARGIN,) * 4, mode="replicate")
         frames = F.pad(frames, (0, 0, 0, 0, 0, 0, 0, self.columns * self.rows - len(frames)))
         return rearrange(frames, "(r k) c h w -> 1 c 1 (r h) (k w)", k=self.columns)
 
@@ -84,7 +84,7 @@ class PreviewSheet:
             if frame in self.given:
                 box = (left, top, left + self.tile[0] - 1, top + self.tile[1] - 1)
                 draw.rectangle(box, outline="white", width=2)
-            if self.tile[0] >= LABEL_FROM:
+            if min(self.tile) >= LABEL_FROM:
                 draw.text((left + 5, top + 3), str(frame), "white", font, stroke_width=1, stroke_fill=BACKGROUND)
         return sheet
 

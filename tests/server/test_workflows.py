@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 from functools import cache
+from io import BytesIO
+from itertools import combinations
 
 import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -153,6 +156,22 @@ def test_demo_workflow_runs_as_it_is(server, name):
     run = server.run(read(f"api/{name}.json"))
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved) == (384, 384, 17, 8)
+
+
+def test_the_preview_is_a_sheet_of_all_latent_frames(server):
+    """17 frames are 5 latent frames, three in a row; the first and the last were given and have a white border."""
+    prompt = read("api/demo_start_end.json")
+    sampler = prompt[id_of(prompt, "PusaKSampler")]["inputs"]
+    sampler |= {"seed": sampler["seed"] + 1, "steps": 3}
+    previews = server.run(prompt).previews
+    assert len(previews) == 3
+    for preview in previews:
+        with Image.open(BytesIO(preview)) as image:
+            sheet = np.asarray(image.convert("L"), dtype=int)
+        assert sheet.shape == (318, 478)
+        frames = [sheet[top : top + 158, left : left + 158] for top in (0, 160) for left in (0, 160, 320)][:5]
+        assert [frame[2:-2, -1].min() > 200 for frame in frames] == [True, False, False, False, True]
+        assert all(abs(a - b).mean() > 2 for a, b in combinations(frames, 2))
 
 
 @pytest.mark.parametrize(
