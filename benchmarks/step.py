@@ -22,6 +22,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import bench
 
@@ -70,7 +71,8 @@ def step_report(options) -> str:
     ]
     with tempfile.TemporaryDirectory() as folder:
         dtype = torch_dtype(on_cpu)
-        file = tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=options.layers, dtype=dtype)
+        size: dict[str, Any] = {**WIDTHS[name], "layers": options.layers, "dtype": dtype}
+        file = tiny.write_wan(Path(folder) / "wan.safetensors", **size)
         hosts = (("ComfyUI", GOAL, on_comfyui), ("Diffusers", DIFFUSERS_GOAL, on_diffusers))
         for host, goal, runs_on in hosts:
             runs = runs_on(file, plan, on_cpu)
@@ -153,8 +155,8 @@ def in_turns(runs: dict, rounds: int, on_cpu: bool) -> dict[str, list[float]]:
 def peak_on_cpu(run) -> float:
     import torch
 
-    options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
-    with torch.profiler.profile(**options) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profile:
         run()
     changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     taken = peak = 0

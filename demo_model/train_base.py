@@ -7,6 +7,7 @@ the original key layout, which ComfyUI's own loader opens.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -86,7 +87,7 @@ def optimizers(wan: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def batch_loss(wan: nn.Module, clean: Tensor, text: Tensor, generator: torch.Generator, shift: float) -> Tensor:
+def batch_loss(wan: Any, clean: Tensor, text: Tensor, generator: torch.Generator, shift: float) -> Tensor:
     """Flow matching with one sigma for each clip."""
     noise = torch.randn(clean.shape, generator=generator)
     sigmas = torch.stack([draw_sigmas(clean.shape[2], generator, "shared", shift) for _ in clean])

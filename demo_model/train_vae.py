@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def psnr(vae: nn.Module) -> Tensor:
     return decibels(back / 2 + 0.5, clips / 2 + 0.5)
 
 
-def normalise(vae: nn.Module, clips: Tensor) -> None:
+def normalise(vae: Any, clips: Tensor) -> None:
     """Scales the latents, in the 1x1 convolutions around them, to the means and deviations that Wan's have."""
     wanted = latent_format()
     mean_wanted, std_wanted = wanted.latents_mean.flatten(), wanted.latents_std.flatten()

@@ -44,12 +44,12 @@ def _host() -> Any:
     return vae_network
 
 
-def encode(vae: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def encode(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """(means, log variances) of clips in [-1, 1], (B, 3, T, H, W) -> (B, 16, (T-1)/4+1, H/8, W/8)."""
     return vae.conv1(vae.encoder(pictures)).float().chunk(2, dim=1)
 
 
-def decode(vae: nn.Module, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     return vae.decoder(vae.conv2(latents))[0].float()
 
 

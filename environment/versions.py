@@ -13,14 +13,19 @@ from .comfyui import PACK
 
 def version_of(comfyui: Path) -> Version:
     """ComfyUI's version, from its own file."""
-    text = (comfyui / "comfyui_version.py").read_text(encoding="utf-8")
-    return Version(re.search(r'__version__ = "(.+?)"', text)[1])
+    return _version(comfyui / "comfyui_version.py", r'__version__ = "(.+?)"')
 
 
 def oldest_supported() -> Version:
     """What pyproject.toml promises."""
-    text = (PACK / "pyproject.toml").read_text(encoding="utf-8")
-    return Version(re.search(r'requires-comfyui = ">=(.+?)"', text)[1])
+    return _version(PACK / "pyproject.toml", r'requires-comfyui = ">=(.+?)"')
+
+
+def _version(file: Path, pattern: str) -> Version:
+    match = re.search(pattern, file.read_text(encoding="utf-8"))
+    if match is None:
+        raise ValueError(f"{file} does not say its version: is it ComfyUI's?")
+    return Version(match[1])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
@@ -77,8 +78,13 @@ def run_diffusers(folder: Path) -> list[Path]:
     save_image(clip[-1:], end)
     write_video(whole, clip, FPS, quality=0)
     pictures = ImageAt(str(start), noise=0.0), ImageAt(str(end), frame=-1, noise=0.0)
-    keyframes = (pictures[:1], pictures, (FramesOf(str(whole), "first", 5, noise="0"),), ())
-    size = {"width": SIZE, "height": SIZE, "length": len(clip), "fps": FPS}
+    keyframes: tuple[tuple[ImageAt | FramesOf, ...], ...] = (
+        pictures[:1],
+        pictures,
+        (FramesOf(str(whole), "first", 5, noise="0"),),
+        (),
+    )
+    size: dict[str, Any] = {"width": SIZE, "height": SIZE, "length": len(clip), "fps": FPS}
     jobs = [Job(scene.caption, name, keyframes=given, **size) for name, given in zip(DEMOS, keyframes)]
     for name in DEMOS:
         (folder / f"{name}.json").unlink(missing_ok=True)  # a second run makes them again
