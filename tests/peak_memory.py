@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,12 +43,22 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention on `meta` as a fused kernel: it takes no memory but its output's."""
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            inputs = [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
-            return torch.empty_like(inputs[0])
-        return func(*args, **kwargs)
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def fused_attention() -> Any:
+    """Within it attention takes no memory but for its output and gradients, as a fused kernel; it has no values."""
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:
+        return _Fused.apply(query, key, value)
+
+    return patch.object(functional, "scaled_dot_product_attention", attention)

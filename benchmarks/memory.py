@@ -1,0 +1,143 @@
+"""What Pusa costs in memory at real size on Diffusers, without a card: tensors are only counted, nothing is computed.
+
+A step is a call of the pipeline with one step at cfg 1, without a text encoder and a VAE, with and without keyframes (m = 0.2
+on the first latent frame, 0.5 on the last). Training is a forward and a backward with gradient checkpointing and frozen
+weights, with a sigma for the clip and with one for every latent frame. The transformer and all that it makes lie on torch's
+`meta` device in bf16; attention counts as a fused kernel without workspace. What a block takes is free again when the next
+begins, so few blocks tell a step's peak; in training each keeps its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import bench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WIDTHS = {
+    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960},
+    "14B": {"num_attention_heads": 40, "ffn_dim": 13824},
+}
+SIZES = {"480p": (832, 480), "720p": (1280, 720)}
+FRAMES = 21  # latent; 81 frames
+TEXT = (1, 512, 4096)
+GOAL = 1.01
+
+
+def main() -> None:
+    parser = bench.parser(__doc__, threads=1)
+    parser.add_argument("--models", nargs="+", choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--layers", type=int, default=2)
+    options = parser.parse_args()
+    bench.use_comfyui(options)
+    rows = [
+        [f"{model} width, {size}", what, *cells(*peaks(model, SIZES[size], options.layers))]
+        for what, peaks in (("a step", sampling), ("training", training))
+        for model in options.models
+        for size in SIZES
+    ]
+    header = ["Wan", "what", "without keyframes", "with Pusa's keyframes", "ratio"]
+    what = f"Diffusers, {options.layers} blocks, 81 frames, bf16; peak over the weights; goal: at most {GOAL} times."
+    bench.publish("memory", f"{what}\n\n{bench.table(header, rows)}", options.write)
+
+
+def cells(plain: float, pusa: float) -> list[str]:
+    return [f"{plain:,.0f} MiB", f"{pusa:,.0f} MiB", f"{pusa / plain:.3f}"]
+
+
+def sampling(model: str, size: tuple[int, int], layers: int) -> tuple[float, float]:
+    """MiB of a step without and with keyframes."""
+    import torch
+    from diffusers import WanPipeline
+
+    from pusa_core.frames import pixel_length
+    from pusa_core.hosts.diffusers import PusaWanPipeline
+
+    width, height = size
+    plan = bench.clip_plan(FRAMES, {0: (0.2,), FRAMES - 1: (0.5,)}, height // 8, width // 8)
+    wan = entered_from_the_cpu(transformer(model, layers))
+    call = {
+        "prompt_embeds": torch.zeros(TEXT), "guidance_scale": 1.0, "num_inference_steps": 1, "output_type": "latent",
+        "num_frames": pixel_length(FRAMES), "height": height, "width": width,
+    }  # fmt: skip
+    with torch.inference_mode():
+        return tuple(
+            peak(partial(pipeline(cls, wan), **call, **keyframes))
+            for cls, keyframes in ((WanPipeline, {}), (PusaWanPipeline, {"keyframes": plan}))
+        )
+
+
+def training(model: str, size: tuple[int, int], layers: int) -> tuple[float, float]:
+    """MiB of a forward and a backward with one sigma for the clip and with one for every latent frame."""
+    import torch
+
+    from pusa_core.hosts.diffusers import velocity
+
+    wan = transformer(model, layers)
+    wan.enable_gradient_checkpointing()
+    on_meta: dict[str, Any] = {"dtype": torch.bfloat16, "device": "meta"}
+    latents = torch.zeros(1, 16, FRAMES, size[1] // 8, size[0] // 8, **on_meta, requires_grad=True)
+    text = torch.zeros(TEXT, **on_meta)
+
+    def step(sigmas: Tensor) -> None:
+        velocity(wan, latents, sigmas, text).sum().backward()
+        latents.grad = None
+
+    return tuple(peak(partial(step, torch.zeros(shape, device="meta"))) for shape in ((1,), (1, FRAMES)))
+
+
+def transformer(model: str, layers: int) -> Any:
+    """A Wan of real width on `meta`, in the dtypes that Diffusers opens it in."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    from pusa_core.hosts.diffusers.files import FP32_MODULES
+
+    with torch.device("meta"):
+        wan = WanTransformer3DModel(**WIDTHS[model], num_layers=layers).requires_grad_(False)
+    for name, weight in wan.named_parameters():
+        weight.data = weight.data.to(torch.float32 if FP32_MODULES.search(name) else torch.bfloat16)
+    return wan
+
+
+def entered_from_the_cpu(wan: Any) -> Any:
+    """The same transformer, whose inputs and outputs lie on the CPU, where the pipeline's sigmas have values."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    forward = wan.forward
+
+    def on_meta(*args: Any, **kwargs: Any) -> tuple[Tensor]:
+        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        output = forward(*args, **kwargs)[0]
+        return (torch.zeros(output.shape, dtype=output.dtype),)
+
+    wan.forward = on_meta
+    return wan
+
+
+def pipeline(cls: type, wan: Any) -> Any:
+    import torch
+
+    from pusa_core.hosts.diffusers import PusaScheduler
+
+    on_cpu = type(cls.__name__, (cls,), {"_execution_device": property(lambda self: torch.device("cpu"))})
+    pipe = on_cpu(tokenizer=None, text_encoder=None, vae=None, transformer=wan, scheduler=PusaScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def peak(run: Callable[[], Any]) -> float:
+    from tests.peak_memory import PeakMemory, fused_attention
+
+    with fused_attention(), PeakMemory() as memory:
+        run()
+    return memory.peak / 2**20
+
+
+if __name__ == "__main__":
+    main()
