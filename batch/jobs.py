@@ -1,22 +1,29 @@
-"""A JSONL file of jobs, one video each. What can be told of a job without its pictures is told before a model is loaded."""
+"""A job: one video, from the plain values of a JSON object."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pusa_core.frames import latent_length
+
+from .settings import FILES, WEIGHTS, resolve_files
 
 NAME = re.compile(r"[\w.-]{1,100}")
 EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
 REPORT = "report"  # report.json lies beside the sidecars
 PIXELS = 16  # a token is two latents wide, a latent eight pixels
+JOB = "job:"  # before the name of the job whose video is meant
+FPS = (0.1, 1000)
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,17 @@ class ImageAt:
     noise: float = 0.2
     behaviour: Literal["evolve", "hold"] = "evolve"
 
+    @property
+    def source(self) -> str:
+        return self.image
+
 
 @dataclass(frozen=True)
 class FramesOf:
     """Frames of a video as keyframes, with their motion; see `pusa_core.keyframes.video_keyframes`.
 
     Attributes:
+        video: a file, or JOB and the name of the job that makes it.
         count: default 13 at the start, 12 later.
         noise: default EXTENSION_NOISE for 13 frames at the start, else 0.3.
     """
@@ -49,18 +61,23 @@ class FramesOf:
     behaviour: Literal["evolve", "hold"] = "evolve"
     chosen: str = ""
 
+    @property
+    def source(self) -> str:
+        return self.video
+
 
 @dataclass(frozen=True)
 class Job:
     """One video; sizes in pixels, `length` in frames, 4n+1.
 
     Attributes:
-        name: of the video's file; default: the number of its line.
+        name: of the video's file.
         fit: how pictures of another size are fitted, see `pusa_core.resize.fit_images`.
+        model: this and all below as in `Models`; None is the command's.
     """
 
     prompt: str
-    name: str = ""
+    name: str
     negative_prompt: str = ""
     keyframes: tuple[ImageAt | FramesOf, ...] = ()
     width: int = 832
@@ -72,14 +89,35 @@ class Job:
     seed: int = 0
     fps: float = 16.0
     fit: Literal["crop", "letterbox", "stretch"] = "crop"
+    model: str | None = None
+    lora: str | None = None
+    alpha: float | None = None
+    low_noise_lora: str | None = None
+    low_noise_alpha: float | None = None
+    extra_lora: str | None = None
+    low_noise_extra_lora: str | None = None
+    extra_alpha: float | None = None
 
     @property
     def inputs(self) -> list[Path]:
-        return [Path(k.image if isinstance(k, ImageAt) else k.video) for k in self.keyframes]
+        """Keyframes' files."""
+        return [Path(keyframe.source) for keyframe in self.keyframes if not keyframe.source.startswith(JOB)]
 
-    def told(self) -> dict[str, Any]:
+    @property
+    def needs(self) -> list[str]:
+        """Names of the jobs whose videos are keyframes of this one."""
+        sources = [keyframe.source for keyframe in self.keyframes]
+        return list(dict.fromkeys(source.removeprefix(JOB) for source in sources if source.startswith(JOB)))
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Its own models, LoRAs and strengths; see `Models.override`."""
+        return {name: getattr(self, name) for name in WEIGHTS if getattr(self, name) is not None}
+
+    def settings(self) -> dict[str, Any]:
         """The job as plain values, which `read_job` reads again."""
-        return json.loads(json.dumps(asdict(self)))
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.loads(json.dumps(given))
 
 
 @dataclass(frozen=True)
@@ -90,62 +128,50 @@ class Fault:
     reason: str
 
 
-def read_jobs(path: Path, defaults: Mapping[str, Any] | None = None) -> tuple[list[Job], list[Fault]]:
-    """The jobs of a JSONL file, and the lines that are none.
-
-    Args:
-        defaults: settings of jobs that do not have them.
+def json_object(text: str, what: str, example: str) -> dict[str, Any]:
+    """The JSON object of a text.
 
     Raises:
-        ValueError: the file cannot be read or has no jobs.
+        ValueError: it is none; `what` is what the message calls it, `example` what it says to write.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON text may have other ends of lines in it
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give a JSONL file of jobs in UTF-8.") from error
-    jobs: dict[str, Job] = {}
-    faults = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            job = read_job(line, f"{number:05d}", path.parent, defaults or {})
-            if job.name.casefold() in jobs:  # one file on Windows and macOS
-                raise ValueError(f'An earlier job is called "{job.name}", too: give each its own name.')
-            jobs[job.name.casefold()] = job
-        except ValueError as error:
-            faults.append(Fault(f"line {number}", str(error)))
-    if not jobs and not faults:
-        raise ValueError(f"{path} has no jobs: write one JSON object on each line.")
-    return list(jobs.values()), faults
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not JSON ({error}): write an object, as {example}.") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{what} is a {type(given).__name__}, not an object: write one, as {example}.")
+    return given
 
 
-def read_job(line: str, name: str, folder: Path, defaults: Mapping[str, Any]) -> Job:
-    """A job from its line.
+def read_job(given: Mapping[str, Any], folder: Path) -> Job:
+    """A job from the plain values of its settings.
 
     Args:
-        name: of a job that has none.
         folder: what relative paths start from.
 
     Raises:
         ValueError: what is wrong with it.
     """
-    try:
-        given = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"It is not JSON ({error}): write one object on one line.") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"It is a {type(given).__name__}, not an object: write {{...}}.")
-    given = {"name": name, **defaults, **given}
+    given = dict(given)
     keyframes = given.pop("keyframes", [])
     if not isinstance(keyframes, list):
         raise ValueError('"keyframes" must be a list of objects.')
     job = _checked(Job, given)
-    placed = tuple(_keyframe(k, folder) for k in keyframes)
-    if not NAME.fullmatch(job.name) or job.name.startswith("."):
-        raise ValueError(f'The name "{job.name[:40]}" cannot be a file: use letters, digits, "_", "-" and ".".')
-    if job.name.casefold() == REPORT:
-        raise ValueError(f'The name "{job.name}" is kept for the report of all jobs: choose another.')
+    _check_name(job.name)
+    _check_numbers(job)
+    placed = tuple(_keyframe(keyframe, folder) for keyframe in keyframes)
+    files = {name: getattr(job, name) for name in FILES}
+    return replace(job, keyframes=placed, **resolve_files(files, folder))
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or name.startswith("."):
+        raise ValueError(f'The name "{name[:40]}" cannot be a file: use letters, digits, "_", "-" and ".".')
+    if name.casefold() == REPORT:
+        raise ValueError(f'The name "{name}" is kept for the report of all jobs: choose another.')
+
+
+def _check_numbers(job: Job) -> None:
     for what in ("width", "height", "length", "steps", "shift", "fps"):
         if not getattr(job, what) > 0:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be greater than 0.')
@@ -155,7 +181,8 @@ def read_job(line: str, name: str, folder: Path, defaults: Mapping[str, Any]) ->
     latent_length(job.length)
     if not 0 <= job.seed < 2**63:
         raise ValueError(f'"seed" is {job.seed}; it must be from 0 to 2**63 - 1.')
-    return replace(job, keyframes=placed)
+    if not FPS[0] <= job.fps <= FPS[1]:
+        raise ValueError(f'"fps" is {job.fps:g}; it must be from {FPS[0]} to {FPS[1]}.')
 
 
 def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf:
@@ -163,7 +190,9 @@ def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf:
         raise ValueError('A keyframe must be an object with either "image" or "video".')
     if "image" in given:
         image = _checked(ImageAt, given)
-        return replace(image, image=str(_there(folder / image.image)))
+        if image.image.startswith(JOB):
+            raise ValueError(f'"{image.image[:60]}" is a video: write "video" for "image" to take frames of it.')
+        return replace(image, image=_existing(image.image, folder))
     starts, latent = given.get("place", "start") == "start", given.get("unit") == "latent"
     extension = 4 if latent else 13
     given = {"count": extension if starts else extension - 1, **given}  # the first latent frame is one pixel frame
@@ -176,18 +205,21 @@ def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf:
         usual = starts and given["count"] == extension and given.get("take") != "chosen"
         noise = EXTENSION_NOISE if usual else "0.3"
     video = _checked(FramesOf, {**given, "noise": noise})
-    return replace(video, video=str(_there(folder / video.video)))
+    return replace(video, video=_existing(video.video, folder))
 
 
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: give the path of a file, from where the jobs' file lies.")
-    return path.resolve()
+def _existing(source: str, folder: Path) -> str:
+    """A keyframe's file as a whole path; a job's video stays as it is."""
+    if source.startswith(JOB):
+        return source
+    if not os.path.isfile(folder / source):  # False, too, of names that no file can have
+        raise ValueError(f"{folder / source} is not there: give the path of a file, from where the jobs' file lies.")
+    return str((folder / source).resolve())
 
 
 def _checked(kind: type, given: dict[str, Any]) -> Any:
     """A dataclass from plain values of the right types."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key in given:
         if key not in hints or key == "keyframes":
             near = difflib.get_close_matches(key, hints, 1)
@@ -198,15 +230,21 @@ def _checked(kind: type, given: dict[str, Any]) -> Any:
     return kind(**{key: _value(key, value, hints[key]) for key, value in given.items()})
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _value(key: str, value: Any, hint: Any) -> Any:
     choices = get_args(hint)
-    if choices:
+    if get_origin(hint) is Literal:
         if value not in choices:
             raise ValueError(f'"{key}" is {json.dumps(value)[:60]}; use {", ".join(choices[:-1])} or {choices[-1]}.')
         return value
-    if hint is float and type(value) is int:
+    kind = next((choice for choice in choices if choice is not NoneType), hint)  # of "float | None"
+    if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
-    if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        wanted = {int: "a whole number", float: "a number", str: "text"}[hint]
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        wanted = {int: "a whole number", float: "a number", str: "text"}[kind]
         raise ValueError(f'"{key}" is {json.dumps(value)[:60]}; it must be {wanted}.')
     return value

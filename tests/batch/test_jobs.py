@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from batch.jobs import FramesOf, ImageAt, Job, read_job, read_jobs
+from batch.jobs import FramesOf, ImageAt, Job, read_job
+from batch.settings import Models
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def folder(tmp_path):
 
 
 def read(folder, **given):
-    return read_job(json.dumps({"prompt": "x", **given}), "00001", folder, {})
+    return read_job({"prompt": "x", "name": "00001", **given}, folder)
 
 
 def test_a_prompt_is_enough(folder):
@@ -37,8 +38,26 @@ def test_everything_can_be_said(folder):
 
 
 def test_what_a_sidecar_tells_of_a_job_is_the_job(folder):
-    job = read(folder, keyframes=[{"image": "a.png"}, {"video": "b.mp4"}], steps=3)
-    assert read_job(json.dumps(job.told()), "other", folder / "elsewhere", {}) == job
+    keyframes = [{"image": "a.png"}, {"video": "b.mp4"}, {"video": "job:a"}]
+    job = read(folder, keyframes=keyframes, steps=3, lora="b.mp4", alpha=1)
+    settings = json.loads(json.dumps(job.settings()))
+    assert read_job(settings, folder / "elsewhere") == job
+    assert "model" not in settings  # it was the command's
+
+
+def test_models_of_a_job_lie_where_its_file_lies(folder):
+    job = read(folder, lora="b.mp4", extra_lora="owner/name", alpha=1, low_noise_lora="")
+    assert job.weights == {"lora": str(folder / "b.mp4"), "extra_lora": "owner/name", "alpha": 1.0, "low_noise_lora": ""}
+    models = Models("a/b", lora="other.pt", low_noise_lora="low.pt", extra_alpha=0.5).override(job.weights)
+    assert models.loras == [(str(folder / "b.mp4"), 1.0, False)]  # an empty name is none
+    assert models.extra_loras == [("owner/name", 0.5, False)] and models.model == "a/b"
+    assert read(folder).weights == {}
+
+
+def test_jobs_may_take_videos_of_others(folder):
+    keyframes = [{"video": "job:a"}, {"image": "a.png"}, {"video": "job:b", "place": "end"}, {"video": "job:a"}]
+    job = read(folder, keyframes=keyframes)
+    assert job.needs == ["a", "b"] and job.inputs == [folder / "a.png"]
 
 
 @pytest.mark.parametrize(
@@ -72,10 +91,18 @@ def test_frames_of_a_video_have_defaults_that_fit(folder, given, count, noise):
         ({"name": "Report"}, "is kept for the report"),
         ({"seed": -1}, '"seed" is -1; it must be from 0'),
         ({"name": "../x"}, 'The name "../x" cannot be a file'),
+        ({"cfg": 10**400}, "it must be a number."),
+        ({"fps": 2000}, '"fps" is 2000; it must be from 0.1 to 1000.'),
+        ({"fps": 0.0001}, '"fps" is 0.0001; it must be'),
+        ({"lora": 3}, '"lora" is 3; it must be text.'),
+        ({"alpha": "1"}, '"alpha" is "1"; it must be a number.'),
+        ({"device": "cpu"}, '"device" is no setting'),
         ({"keyframes": {}}, '"keyframes" must be a list'),
         ({"keyframes": [3]}, 'either "image" or "video"'),
         ({"keyframes": [{"image": "a.png", "video": "b.mp4"}]}, 'either "image" or "video"'),
         ({"keyframes": [{"image": "none.png"}]}, "none.png is not there"),
+        ({"keyframes": [{"image": "n" * 300}]}, "is not there"),
+        ({"keyframes": [{"image": "job:a"}]}, '"job:a" is a video: write "video"'),
         ({"keyframes": [{"image": "a.png", "noise": "x"}]}, '"noise" is "x"; it must be a number.'),
         ({"keyframes": [{"video": "b.mp4", "take": "some"}]}, '"take" is "some"; use first, last or chosen.'),
     ],
@@ -84,33 +111,3 @@ def test_mistakes_are_told(folder, given, said):
     with pytest.raises(ValueError) as error:
         read(folder, **given)
     assert said in str(error.value)
-
-
-def test_one_bad_line_does_not_hide_the_others(folder):
-    lines = [
-        '{"prompt": "one"}',
-        "",
-        "{",
-        "[1]",
-        '{"prompt": "two", "name": "same"}',
-        '{"prompt": "three", "name": "Same"}',
-        "{}",
-        '{"prompt": "one\u2028line"}',
-    ]
-    (folder / "jobs.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
-    jobs, faults = read_jobs(folder / "jobs.jsonl")
-    assert [(job.name, job.prompt) for job in jobs] == [
-        ("00001", "one"), ("same", "two"), ("00008", "one\u2028line"),
-    ]  # fmt: skip
-    assert [fault.name for fault in faults] == ["line 3", "line 4", "line 6", "line 7"]
-    assert "It is not JSON" in faults[0].reason and "It is a list" in faults[1].reason
-    assert 'called "Same", too' in faults[2].reason
-    assert '"prompt" is missing' in faults[3].reason
-
-
-def test_files_that_are_none(folder):
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_jobs(folder / "none.jsonl")
-    (folder / "empty.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="has no jobs"):
-        read_jobs(folder / "empty.jsonl")

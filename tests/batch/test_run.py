@@ -1,34 +1,34 @@
-"""Batches on the demo model: what is made, resumed and reported, here and on two Ray workers."""
+"""Batches on the demo model: what is made, resumed and reported."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import threading
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 
-import batch.__main__
-from batch import make
+from batch import make, models
+from batch.folder import RunStopped, open_folder
 from batch.jobs import FramesOf, ImageAt, Job, read_job
-from batch.make import Maker, Models, is_made
+from batch.make import Maker
+from batch.queue import Queue, Report
 from batch.run import run
+from batch.settings import Models
 from demo_model import LORA
 from demo_model.world import draw, scene
 from pusa_core.figures import save_image
+from pusa_core.frames import latent_length
 from pusa_core.keyframes import video_keyframes
+from pusa_core.plan import Plan
+from pusa_core.schedule import FrameSchedule
 from pusa_core.video_files import read_frames, write_video
 
 PACK = Path(__file__).resolve().parents[2]
 MODELS = Models(device="cpu")
 JOB = Job("a red circle moves right", "clip", width=64, height=64, length=17, steps=2)
+SMALL = replace(JOB, length=5, steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,29 @@ def given(tmp_path_factory):
     write_video(folder / "clip.mp4", clip, 8, quality=0)
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Makes noise instead of videos, where it is the keeping of books that is tested; the jobs that were sampled."""
+    sampled = []
+
+    def sample(pipe, job, videos):
+        sampled.append(job)
+        if "hexagon" in job.prompt:
+            raise ValueError("hexagon")
+        pictures = torch.rand(job.length, job.height, job.width, 3, generator=torch.Generator().manual_seed(job.seed))
+        return pictures, Plan((FrameSchedule.build(latent_length(job.length)),))
+
+    monkeypatch.setattr(Maker, "pipeline", lambda self, models: SimpleNamespace(scheduler=SimpleNamespace(sigmas=[])))
+    monkeypatch.setattr(make, "sample", sample)
+    return sampled
+
+
+def is_made(folder, job, models):
+    report = Report()
+    Queue([job], models, open_folder(folder), report)
+    return report.existing == [job.name]
 
 
 def read(path):
@@ -59,12 +82,13 @@ def test_a_video_and_what_made_it(given, tmp_path, monkeypatch):
     video = read(tmp_path / "clip.mp4")
     assert video.shape == (17, 64, 64, 3)
     assert (video[0] - draw([scene(3)])[0, 0]).abs().mean() < 0.05
-    told = json.loads((tmp_path / "clip.json").read_text())
-    assert told["schedule"]["keyframes"] == {"0": {"multiplier": 0.0, "behaviour": "evolve"}}
-    assert set(told["inputs"]) == {str(given / "start.png"), str(LORA)} and told["versions"]["torch"]
-    again = read_job(json.dumps(told["job"]), "", tmp_path, {})
+    metadata = json.loads((tmp_path / "clip.json").read_text())
+    assert metadata["schedule"]["keyframes"] == {"0": {"multiplier": 0.0, "behaviour": "evolve"}}
+    assert set(metadata["inputs"]) == {str(given / "start.png"), str(LORA)} and metadata["versions"]["torch"]
+    assert metadata["video"] == make.digest(tmp_path / "clip.mp4")
+    again = read_job(metadata["job"], tmp_path)
     assert again == job
-    run([replace(again, name="again")], [], Models(**told["models"]), tmp_path)
+    run([replace(again, name="again")], [], Models(**metadata["models"]), tmp_path)
     assert torch.equal(*written)
 
 
@@ -82,19 +106,20 @@ def test_the_end_of_a_long_video_is_taken(tmp_path, monkeypatch):
 
     monkeypatch.setattr(make, "read_frames", watched)
     for place, count in (("start", 5), ("end", 4)):
-        found = make.read_keyframe(FramesOf(str(tmp_path / "long.mp4"), "last", count, place=place, noise="0"), lambda x: x)
+        frames = FramesOf("long.mp4", "last", count, place=place, noise="0")
+        found = make.read_keyframe(frames, tmp_path / "long.mp4", lambda x: x)
         whole = video_keyframes(read(tmp_path / "long.mp4"), "last", count, "pixel", place, 0, "0")
         taken = torch.cat([found.pictures[-count:], whole.pictures[-count:]])
         assert taken[:count].equal(taken[count:]) and found.multipliers == whole.multipliers
     assert most < 30  # of 102 frames
 
 
-def test_what_is_made_is_not_made_again(given, tmp_path):
+def test_what_is_made_is_not_made_again(tmp_path, quick):
     jobs = [JOB, replace(JOB, name="other", seed=1)]
     assert run(jobs, [], MODELS, tmp_path).made == ["clip", "other"]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.mp4")}
     report = run(jobs, [], MODELS, tmp_path)
-    assert report.made == [] and report.there == ["clip", "other"]
+    assert report.made == [] and report.existing == ["clip", "other"]
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.mp4")}
     (tmp_path / "other.json").unlink()  # as if the run had been cut off
     assert run([replace(JOB, steps=1), jobs[1]], [], MODELS, tmp_path).made == ["clip", "other"]
@@ -131,7 +156,7 @@ def test_a_keyframes_file_is_not_overwritten(given, tmp_path):
     assert own.read_bytes() == (given / "clip.mp4").read_bytes()
 
 
-def test_a_failed_write_leaves_what_was_there(given, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_at_once_and_leaves_what_was_there(tmp_path, monkeypatch, quick):
     run([JOB], [], MODELS, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("clip.*")}
 
@@ -140,20 +165,73 @@ def test_a_failed_write_leaves_what_was_there(given, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(make, "write_video", full)
-    report = run([replace(JOB, seed=1)], [], MODELS, tmp_path)
-    assert report.faults[0].reason == "OSError: No space left on device"
+    changed = replace(JOB, seed=1)
+    with pytest.raises(RunStopped, match="cannot be written to .*No space left on device.*: make room or give another"):
+        run([changed, replace(changed, name="next")], [], MODELS, tmp_path)
+    assert quick == [JOB, changed]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("clip.*")} == before
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "No space left" in report["stopped"] and report["faults"] == report["made"] == []
 
 
-def test_another_lora_is_another_video(given, tmp_path):
-    """A changed file is noticed under the same name, and what was used is in the sidecar."""
-    shutil.copyfile(LORA, tmp_path / "lora.safetensors")
-    models = replace(MODELS, lora=str(tmp_path / "lora.safetensors"), alpha=1.0)
-    run([JOB], [], models, tmp_path)
-    assert json.loads((tmp_path / "clip.json").read_text())["inputs"] == {models.lora: make.digest(LORA)}
-    assert is_made(tmp_path, JOB, models)
-    os.utime(models.lora, (1, 1))
-    assert not is_made(tmp_path, JOB, models)
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="/proc is Linux's")
+def test_a_folder_that_takes_no_files_is_found_before_a_model_is_opened(monkeypatch):
+    monkeypatch.setattr(models, "open_model", lambda *_: pytest.fail("a model was opened"))
+    with pytest.raises(RunStopped, match="/proc cannot be written to"):
+        run([JOB], [], MODELS, "/proc")
+
+
+def test_a_folder_elsewhere(quick):
+    """Resumed, too, and with a video of it as a keyframe."""
+    memory = "memory:///videos"
+    jobs = [replace(SMALL, name="next", keyframes=(FramesOf("job:first", count=5, noise="0"),)), replace(SMALL, name="first")]
+    assert run(jobs, [], MODELS, memory).made == ["first", "next"]
+    report = run([*jobs, replace(SMALL, name="third")], [], MODELS, memory)
+    assert report.existing == ["first", "next"] and report.made == ["third"]
+    folder = open_folder(memory)
+    names = {f"{name}.{kind}" for name in ("first", "next", "third") for kind in ("mp4", "json")} | {"report.json"}
+    assert {path.rsplit("/", 1)[1] for path in folder.files.ls(folder.root, detail=False)} == names
+    with folder.local("next.mp4") as path:
+        assert read(path).shape == (5, 64, 64, 3)
+    assert json.loads(folder.read(["report.json"])["report.json"])["made"] == ["third"]
+    folder.files.rm(folder.root, recursive=True)
+
+
+def chain(*names, **changed):
+    """Jobs that each go on with the one before."""
+    first = replace(SMALL, name=names[0], **changed)
+    later = [replace(SMALL, name=b, keyframes=(FramesOf(f"job:{a}", count=5, noise="0"),)) for a, b in zip(names, names[1:])]
+    return [*reversed(later), first]
+
+
+def test_a_video_goes_on_with_that_of_another_job(tmp_path):
+    jobs = chain("a", "b", "c")
+    assert run(jobs, [], MODELS, tmp_path).made == ["a", "b", "c"]
+    first, second = read(tmp_path / "a.mp4"), read(tmp_path / "b.mp4")
+    assert (second[0] - first[-5]).abs().mean() < 0.05
+    inputs = json.loads((tmp_path / "b.json").read_text())["inputs"]
+    assert inputs["job:a"] == make.digest(tmp_path / "a.mp4")
+
+
+def test_what_came_of_a_video_is_made_again_with_it(tmp_path, quick):
+    """Also when the video is made again by the same job, which need not give the same."""
+    jobs = [*chain("a", "b"), replace(SMALL, name="alone")]
+    run(jobs, [], MODELS, tmp_path)
+    (tmp_path / "a.json").unlink()
+    report = run(jobs, [], MODELS, tmp_path)
+    assert report.made == ["a", "b"] and report.existing == ["alone"]
+    assert sorted(run(jobs, [], MODELS, tmp_path).existing) == ["a", "alone", "b"]
+    assert run([*chain("a", "b", seed=1), jobs[-1]], [], MODELS, tmp_path).made == ["a", "b"]
+
+
+def test_what_needs_a_video_that_failed_has_failed(tmp_path, quick):
+    bad, good = chain("bad", "b", "c", prompt="a red hexagon"), chain("a", "d")
+    report = run([*bad, *good], [], MODELS, tmp_path)
+    assert report.made == ["a", "d"]
+    said = {fault.name: fault.reason for fault in report.faults}
+    assert "hexagon" in said["bad"]
+    assert said["b"] == 'It needs the video of "bad", which failed.'
+    assert said["c"] == 'It needs the video of "b", which failed.'
 
 
 def test_a_broken_gpu_ends_the_run(monkeypatch, tmp_path):
@@ -161,116 +239,8 @@ def test_a_broken_gpu_ends_the_run(monkeypatch, tmp_path):
     failure = make.torch.AcceleratorError if hasattr(torch, "AcceleratorError") else None
     if failure is None:
         pytest.skip("this torch has no error of its own for a GPU's")
-    monkeypatch.setattr(Maker, "make", lambda self, job: (_ for _ in ()).throw(failure("CUDA error: illegal address")))
+    monkeypatch.setattr(
+        Maker, "make", lambda self, job, sources: (_ for _ in ()).throw(failure("CUDA error: illegal address"))
+    )
     with pytest.raises(failure):
         run([JOB], [], MODELS, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "changed, said",
-    [
-        ({"model": str(PACK)}, "no Diffusers folder"),
-        ({"lora": "none.safetensors"}, "no such file|not there|cannot be"),
-        ({"extra_lora": "none.safetensors"}, "none.safetensors is not there"),
-        ({"low_noise_extra_lora": "none.safetensors"}, "is for Wan2.2"),
-        ({"device": "cdua"}, '"cdua" is no device'),
-        ({"ulysses": 2}, "need 2 processes, but there are 1"),
-    ],
-)
-def test_models_that_cannot_be_opened_are_told(changed, said):
-    with pytest.raises(ValueError, match=said):
-        Maker(replace(MODELS, **changed), PACK)
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Options -> how the command ends, in this process."""
-    lines = [{"prompt": "a blue bar spins", "steps": 1, "name": "good"}, {"promt": ""}]
-    (tmp_path / "jobs.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    size = json.dumps({"width": 64, "height": 64, "length": 17})
-    always = [str(tmp_path / "jobs.jsonl"), f"--output={tmp_path / 'out'}", f"--defaults={size}"]
-
-    def call(*options):
-        monkeypatch.setattr(sys, "argv", ["batch", *always, *options])
-        return batch.__main__.main()
-
-    return call
-
-
-def test_the_command(command, tmp_path, capsys):
-    assert command("--check") == 1
-    assert capsys.readouterr().out == "1 jobs, 1 bad lines.\n" and not (tmp_path / "out").exists()
-    assert command() == 1
-    told = capsys.readouterr()
-    assert "1 videos made, 0 were there already, 1 failed." in told.out
-    assert 'line 2: "promt" is no setting, did you mean prompt?' in told.out
-    assert told.err.startswith('line 2: "promt"')  # before the first video, too
-    assert (tmp_path / "out" / "good.mp4").is_file()
-
-
-@pytest.mark.parametrize(
-    "wrong, said",
-    [
-        ("--dtype=fp16", "invalid choice: 'fp16'"),
-        ("--defaults=[]", "--defaults is a list"),
-        ("--workers=-1", "-1 workers were asked for"),
-        ("--model=nowhere", "nowhere is no Diffusers folder"),
-        (f"--output={__file__}", "File exists"),
-    ],
-)
-def test_wrong_options_are_told(command, wrong, said, capsys):
-    with pytest.raises(SystemExit) as end:
-        command(wrong)
-    assert said in f"{end.value} {capsys.readouterr().err}"
-
-
-def test_a_stopped_command_goes_on(command, monkeypatch, capsys):
-    with monkeypatch.context() as stopped:
-        stopped.setattr(Maker, "make", lambda self, job: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert command() == 130
-    assert "goes on with what is missing" in capsys.readouterr().err
-    assert command() == 1 and "1 videos made" in capsys.readouterr().out
-
-
-def test_it_is_a_module():
-    told = subprocess.run([sys.executable, "-m", "batch", "--help"], cwd=PACK, capture_output=True, text=True)
-    assert told.returncode == 0 and "--low-noise-lora" in told.stdout
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
-    yield ray
-    ray.shutdown()
-
-
-def test_workers_that_cannot_start_are_told(cluster, tmp_path):
-    with pytest.raises(ValueError, match="2 workers with 1 GPUs each need 2 GPUs, but there are 0"):
-        run([JOB, JOB], [], replace(MODELS, device="cuda"), tmp_path, workers=2)
-    with pytest.raises(ValueError, match="no such file|not there|cannot be"):
-        run([JOB], [], replace(MODELS, lora="none.safetensors"), tmp_path, workers=1)
-
-
-def test_a_killed_worker_loses_nothing(cluster, tmp_path):
-    jobs = [replace(JOB, name=f"job{i:02}", seed=i, steps=4) for i in range(10)]
-    jobs.insert(5, replace(JOB, name="bad", prompt="a red hexagon"))
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(tmp_path, killed))
-    killer.start()
-    report = run(jobs, [], MODELS, tmp_path, workers=2)
-    killer.join()
-    assert killed, "no worker was killed"
-    assert sorted(report.made) == sorted(job.name for job in jobs if job.name != "bad")
-    assert [fault.name for fault in report.faults] == ["bad"]
-    assert all(is_made(tmp_path, job, MODELS) for job in jobs if job.name != "bad")
-
-
-def kill_a_worker(folder, killed, seconds=240):
-    """Kills one of the workers once some videos are there."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and len(list(folder.glob("*.json"))) < 3:
-        time.sleep(0.05)
-    for process in psutil.Process().children(recursive=True):
-        if "ray::_Worker" in " ".join(process.cmdline()) and not killed:
-            process.kill()
-            killed.append(process.pid)

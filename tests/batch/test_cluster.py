@@ -1,0 +1,136 @@
+"""Batches on Ray: workers that die, need each other's videos, cannot write, or wait for a GPU."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from batch.folder import RunStopped
+from batch.jobs import FramesOf, Job
+from batch.run import run
+from batch.settings import Models
+
+PACK = Path(__file__).resolve().parents[2]
+MODELS = Models(device="cpu")
+JOB = Job("a red circle moves right", "clip", width=64, height=64, length=17, steps=2)
+SMALL = replace(JOB, name="small", length=5, steps=1)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
+    yield ray
+    ray.shutdown()
+
+
+def test_workers_that_cannot_start_are_told(cluster, tmp_path):
+    with pytest.raises(ValueError, match="2 workers with 1 GPUs each need 2 GPUs, but there are 0"):
+        run([JOB, SMALL], [], replace(MODELS, device="cuda"), tmp_path, workers=2)
+    with pytest.raises(ValueError, match="--gpus 0 gives the workers no GPU: add --device cpu"):
+        run([JOB], [], replace(MODELS, device="auto"), tmp_path, workers=1, gpus=0)
+    with pytest.raises(RunStopped, match="none.safetensors is not there"):
+        run([JOB], [], replace(MODELS, lora="none.safetensors"), tmp_path, workers=1)
+    assert "none.safetensors" in json.loads((tmp_path / "report.json").read_text())["stopped"]
+
+
+def test_a_killed_worker_loses_nothing(cluster, tmp_path):
+    jobs = [replace(JOB, name=f"job{i:02}", seed=i, steps=4) for i in range(10)]
+    jobs.insert(5, replace(JOB, name="bad", prompt="a red hexagon"))
+    jobs[0] = replace(jobs[0], keyframes=(FramesOf("job:job09", count=5, noise="0"),))  # the first needs the last
+    jobs[1] = replace(jobs[1], alpha=0.5)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path, killed))
+    killer.start()
+    report = run(jobs, [], MODELS, tmp_path, workers=2)
+    killer.join()
+    assert killed, "no worker was killed"
+    assert sorted(report.made) == sorted(job.name for job in jobs if job.name != "bad")
+    assert [fault.name for fault in report.faults] == ["bad"]
+    assert len(run(jobs, [], MODELS, tmp_path).existing) == 10
+
+
+def kill_a_worker(folder, killed, seconds=240):
+    """Kills one of the workers once some videos are there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and len(list(folder.glob("*.json"))) < 3:
+        time.sleep(0.05)
+    for process in psutil.Process().children(recursive=True):
+        if "ray::_Worker" in " ".join(process.cmdline()) and not killed:
+            process.kill()
+            killed.append(process.pid)
+
+
+def test_a_video_of_another_worker_is_gone_on_with(cluster, tmp_path):
+    """By a URL, as folders elsewhere have."""
+    later = [replace(SMALL, name=b, keyframes=(FramesOf(f"job:{a}", count=5, noise="0"),)) for a, b in ("ab", "ac", "bd")]
+    bad = replace(SMALL, name="bad", prompt="a red hexagon")
+    needs_bad = replace(later[0], name="e", keyframes=(FramesOf("job:bad", count=5, noise="0"),))
+    report = run([*later, replace(SMALL, name="a"), needs_bad, bad], [], MODELS, f"file://{tmp_path}", workers=2)
+    assert sorted(report.made) == ["a", "b", "c", "d"]
+    assert {fault.name: fault.reason for fault in report.faults}["e"] == 'It needs the video of "bad", which failed.'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_worker_that_cannot_write_ends_the_run(cluster, tmp_path):
+    """Rather than make all the others for nothing."""
+    for pid in range(psutil.Process().pid, psutil.Process().pid + 20000):  # any worker's
+        (tmp_path / f"one.mp4.{pid}.part").symlink_to("/dev/full")
+    jobs = [replace(SMALL, name=name) for name in ("one", "two", "three")]
+    with pytest.raises(RunStopped, match="No space left on device"):
+        run(jobs, [], MODELS, tmp_path, workers=1)
+    assert not (tmp_path / "two.mp4").exists()
+
+
+def test_without_a_gpu_anywhere_the_cpu_is_taken_aloud(cluster, tmp_path, capfd):
+    if cluster.is_initialized() and cluster.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    assert run([SMALL], [], replace(MODELS, device="auto"), tmp_path, workers=1).made == ["small"]
+    assert "RAY FINDS NO GPU ON THIS MACHINE" in capfd.readouterr().err
+
+
+GROWING = """
+import os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from ray.cluster_utils import Cluster
+from batch import cluster
+from batch.run import run
+from tests.batch.test_cluster import MODELS, SMALL, replace
+
+cluster.PATIENCE = 2
+machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+os.environ["RAY_ADDRESS"] = machines.address
+
+def make():
+    try:
+        run([SMALL], [], replace(MODELS, device="auto"), sys.argv[2], workers=1)
+    except Exception as error:
+        print(type(error).__name__, error)
+
+thread = threading.Thread(target=make)
+thread.start()
+thread.join(8)
+print("waits" if thread.is_alive() else "ended")
+machines.add_node(num_cpus=1, num_gpus=1)
+thread.join()
+"""
+
+
+def test_a_cluster_is_waited_for(cluster, tmp_path):
+    """One that has no GPU yet. The one that comes is in name only, so that a worker must not compute without it."""
+    if torch.cuda.is_available():
+        pytest.skip("the GPU that the cluster is said to get would be this machine's")
+    program = tmp_path / "program.py"
+    program.write_text(GROWING)
+    command = [sys.executable, str(program), str(PACK), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=PACK)
+    assert "Waiting for 1 GPUs, the cluster has 0 now." in done.stderr, done.stderr[-3000:]
+    assert done.stdout.startswith("waits")
+    assert "RunStopped Ray gave a worker on" in done.stdout and "a GPU that torch cannot use there" in done.stdout
+    assert not list((tmp_path / "out").glob("*.mp4"))
