@@ -22,10 +22,14 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import bench
 
-WIDTHS = {"1.3B": {"dim": 1536, "heads": 12, "ffn": 8960}, "14B": {"dim": 5120, "heads": 40, "ffn": 13824}}
+WIDTHS: dict[str, dict[str, Any]] = {
+    "1.3B": {"dim": 1536, "heads": 12, "ffn": 8960},
+    "14B": {"dim": 5120, "heads": 40, "ffn": 13824},
+}
 GOAL, DIFFUSERS_GOAL = 1.02, 1.03
 LIMITS = {"schedule": 50, "start": 100}  # ms
 
@@ -153,8 +157,8 @@ def in_turns(runs: dict, rounds: int, on_cpu: bool) -> dict[str, list[float]]:
 def peak_on_cpu(run) -> float:
     import torch
 
-    options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
-    with torch.profiler.profile(**options) as profile:
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
         run()
     changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     taken = peak = 0

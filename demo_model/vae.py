@@ -46,11 +46,11 @@ def _host() -> Any:
 
 def encode(vae: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """(means, log variances) of clips in [-1, 1], (B, 3, T, H, W) -> (B, 16, (T-1)/4+1, H/8, W/8)."""
-    return vae.conv1(vae.encoder(pictures)).float().chunk(2, dim=1)
+    return vae.get_submodule("conv1")(vae.get_submodule("encoder")(pictures)).float().chunk(2, dim=1)
 
 
 def decode(vae: nn.Module, latents: Tensor) -> Tensor:
-    return vae.decoder(vae.conv2(latents))[0].float()
+    return vae.get_submodule("decoder")(vae.get_submodule("conv2")(latents))[0].float()
 
 
 def open_vae(path: Path = VAE) -> nn.Module:

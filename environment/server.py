@@ -149,7 +149,7 @@ class ComfyServer:
         self._socket = websocket.create_connection(
             f"ws://{self.address}/ws?clientId={self.client_id}", timeout=None, http_no_proxy=["127.0.0.1"]
         )
-        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(self._socket,), daemon=True)
         self._listener.start()
         self.started_in = time.monotonic() - begun
 
@@ -312,10 +312,10 @@ class ComfyServer:
             time.sleep(0.05)
         return history
 
-    def _listen(self) -> None:
+    def _listen(self, messages: websocket.WebSocket) -> None:
         while True:
             try:
-                opcode, data = self._socket.recv_data()
+                opcode, data = messages.recv_data()
             except (OSError, websocket.WebSocketException):
                 return
             with self._news:

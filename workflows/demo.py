@@ -77,9 +77,12 @@ def run_diffusers(folder: Path) -> list[Path]:
     save_image(clip[-1:], end)
     write_video(whole, clip, FPS, quality=0)
     pictures = ImageAt(str(start), noise=0.0), ImageAt(str(end), frame=-1, noise=0.0)
-    keyframes = (pictures[:1], pictures, (FramesOf(str(whole), "first", 5, noise="0"),), ())
-    size = {"width": SIZE, "height": SIZE, "length": len(clip), "fps": FPS}
-    jobs = [Job(scene.caption, name, keyframes=given, **size) for name, given in zip(DEMOS, keyframes)]
+    frames = FramesOf(str(whole), "first", 5, noise="0")
+    keyframes: list[tuple[ImageAt | FramesOf, ...]] = [pictures[:1], pictures, (frames,), ()]
+    jobs = [
+        Job(scene.caption, name, keyframes=given, width=SIZE, height=SIZE, length=len(clip), fps=FPS)
+        for name, given in zip(DEMOS, keyframes)
+    ]
     for name in DEMOS:
         (folder / f"{name}.json").unlink(missing_ok=True)  # a second run makes them again
     report = run(jobs, [], Models(), folder)
