@@ -26,7 +26,10 @@ from typing import Any
 
 import bench
 
-WIDTHS = {"1.3B": {"dim": 1536, "heads": 12, "ffn": 8960}, "14B": {"dim": 5120, "heads": 40, "ffn": 13824}}
+WIDTHS: dict[str, dict[str, Any]] = {
+    "1.3B": {"dim": 1536, "heads": 12, "ffn": 8960},
+    "14B": {"dim": 5120, "heads": 40, "ffn": 13824},
+}
 GOALS = {"ComfyUI": "time at most 1.02 times", "Diffusers": "time at most 1.02, memory at most 1.01 times"}
 LIMITS = {"schedule": 50, "start": 100}  # ms
 
@@ -72,8 +75,7 @@ def step_report(options) -> str:
     ]
     with tempfile.TemporaryDirectory() as folder:
         dtype = torch_dtype(on_cpu)
-        size: dict[str, Any] = {**WIDTHS[name], "layers": options.layers, "dtype": dtype}
-        file = tiny.write_wan(Path(folder) / "wan.safetensors", **size)
+        file = tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=options.layers, dtype=dtype)
         for host in options.hosts:
             runs = {"ComfyUI": on_comfyui, "Diffusers": on_diffusers}[host](file, plan, on_cpu)
             times = in_turns(runs, options.rounds, on_cpu)
@@ -155,8 +157,8 @@ def in_turns(runs: dict, rounds: int, on_cpu: bool) -> dict[str, list[float]]:
 def peak_on_cpu(run) -> float:
     import torch
 
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profile:
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
         run()
     changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     taken = peak = 0

@@ -86,14 +86,14 @@ class Studio:
     def __init__(self) -> None:
         import_comfyui()
         from pusa_core.hosts import comfyui
-        from pusa_core.hosts.comfyui import models
+        from pusa_core.hosts.comfyui import models, vae
 
-        self.host, self.models = comfyui, models
+        self.host, self.models, self.vaes = comfyui, models, vae
         self._plan_of = lru_cache(maxsize=None)(self._encoded)  # the same clips come again with other settings
 
     @cached_property
     def vae(self) -> Any:
-        return self.models.open_vae(VAE)
+        return self.vaes.open_vae(VAE).vae
 
     @cached_property
     def base(self) -> Any:

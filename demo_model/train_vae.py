@@ -87,11 +87,11 @@ def normalise(vae: Any, clips: Tensor) -> None:
         latents = torch.cat([encode(vae, clip[None])[0] for clip in clips])
     std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
     scale, shift = std_wanted / std, mean_wanted - mean * std_wanted / std  # new = scale * old + shift
-    with torch.no_grad():
-        vae.conv1.weight[:CHANNELS] *= scale.view(-1, 1, 1, 1, 1)
-        vae.conv1.bias[:CHANNELS] = scale * vae.conv1.bias[:CHANNELS] + shift
-        vae.conv2.bias -= vae.conv2.weight.flatten(1) @ (shift / scale)
-        vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
+    weights = vae.state_dict()  # shares the network's tensors
+    weights["conv1.weight"][:CHANNELS] *= scale.view(-1, 1, 1, 1, 1)
+    weights["conv1.bias"][:CHANNELS] = scale * weights["conv1.bias"][:CHANNELS] + shift
+    weights["conv2.bias"] -= weights["conv2.weight"].flatten(1) @ (shift / scale)
+    weights["conv2.weight"] /= scale.view(1, -1, 1, 1, 1)
 
 
 def main(steps: int = 4300, work: Path = Path("training"), output: Path = VAE) -> None:

@@ -230,8 +230,13 @@ def _backdrop(rng: random.Random) -> Backdrop:
     grey = rng.uniform(0.12, 0.5)
     step = rng.choice((-1, 1)) * rng.uniform(0.08, 0.16)
     step = -step if not 0.05 < grey + step < 0.6 else step
-    tints = [tuple(level + rng.uniform(-0.04, 0.04) for _ in range(3)) for level in (grey, grey + step)]
-    return Backdrop(kind, (tints[0], tints[1]), rng.uniform(0, math.tau), rng.uniform(18, 32))  # type: ignore[arg-type]
+    tints = _tint(rng, grey), _tint(rng, grey + step)
+    return Backdrop(kind, tints, rng.uniform(0, math.tau), rng.uniform(18, 32))
+
+
+def _tint(rng: random.Random, grey: float) -> tuple[float, float, float]:
+    red, green, blue = (grey + rng.uniform(-0.04, 0.04) for _ in range(3))
+    return red, green, blue
 
 
 def _reflect(position: Tensor, radius: float) -> Tensor:
