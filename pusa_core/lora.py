@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .lora_files import AGAIN, LoraError, adapter_file, load_tensors, peft_config, peft_scale
+from .lora_files import AGAIN, LoraError, adapter_file, damaged_config, is_plain, load_tensors, peft_config, short_name
+from .messages import describe, shorten
+from .peft_config import PeftConfig
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -37,6 +38,7 @@ DIFFUSERS_KINDS = {
 # Underscored, as kohya writes them: the dotted spelling is compared in this form too.
 KIND_BY_TAIL = {tail.replace(".", "_"): kind for tail, kind in (*zip(MODULE_KINDS, MODULE_KINDS), *DIFFUSERS_KINDS.items())}
 ROLES = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", "alpha": "alpha"}
+MAX_KEY = 256  # characters; the longest spelling takes a third
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 MODEL_SIZES = {1536: "1.3B", 3072: "5B", 5120: "14B"}
 
@@ -157,7 +159,7 @@ def canonical_name(path: str) -> str | None:
 
 def _place(key: str) -> tuple[str, str] | None:
     """Module and role ("down", "up" or "alpha") of a key; None if it is no LoRA tensor of a known module."""
-    match = _KEY.fullmatch(key)
+    match = _KEY.fullmatch(key) if len(key) <= MAX_KEY else None
     name = match and canonical_name(match["path"])
     return (name, ROLES[match["role"]]) if match and name else None
 
@@ -175,7 +177,7 @@ def _sort_keys(name: str, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]
         other = parts.setdefault(module, {}).setdefault(role, key)
         if other != key:
             raise LoraError(
-                f"{name} holds more than one LoRA for the same module ({other} and {key}): "
+                f"{name} holds more than one LoRA for the same module ({shorten(other, 100)} and {shorten(key, 100)}): "
                 "split it into one file for each, such as one for the high-noise and one for the low-noise model."
             )
     return parts, strays
@@ -184,7 +186,7 @@ def _sort_keys(name: str, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]
 def _examples(keys: Iterable[str]) -> str:
     keys = list(keys)
     rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(key[:100] for key in keys[:3]) + rest
+    return ", ".join(shorten(key, 100) for key in keys[:3]) + rest
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -202,10 +204,11 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
     Raises:
         LoraError: there is no such file, it cannot be read, or it is no LoRA.
     """
-    name = Path(path).name
     file = adapter_file(Path(path))
+    name = short_name(Path(path))
     stored, metadata = load_tensors(file)
-    tensors = {str(key): value for key, value in stored.items() if _is_plain(value)}
+    named = {key if isinstance(key, str) else describe(key): value for key, value in stored.items()}
+    tensors = {key: value for key, value in named.items() if is_plain(value)}
     if not tensors:
         raise LoraError(f"{name} holds no tensors: choose a LoRA file, or {AGAIN}.")
     if not any(_ADAPTER_HINT.search(key) for key in tensors):
@@ -214,39 +217,34 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
             "it looks like a whole model, so choose it in a model loader and a LoRA here."
         )
     parts, strays = _sort_keys(name, tensors)
-    strays += [str(key) for key in stored if str(key) not in tensors]
+    strays += [key for key in named if key not in tensors]
     pairs = {module: keys for module, keys in parts.items() if {"down", "up"} <= keys.keys()}
     halves = [key for module, keys in parts.items() if module not in pairs for key in keys.values()]
     config = peft_config(file, metadata)
-    modules = {module: _module(name, keys, tensors, config) for module, keys in pairs.items()}
-    spelling = next((keys["down"] for keys in pairs.values()), "none that is known")
+    try:
+        modules = {module: _module(name, keys, tensors, config) for module, keys in pairs.items()}
+    except LoraError:
+        raise
+    except ValueError as error:
+        raise damaged_config(file, error) from error
+    spelling = next((shorten(keys["down"], 100) for keys in pairs.values()), "none that is known")
     return PusaLora(modules, name, spelling, tuple(strays), tuple(halves))
 
 
-def _module(name: str, keys: dict[str, str], tensors: dict[str, Tensor], config: dict[str, Any]) -> LoraModule:
+def _module(name: str, keys: dict[str, str], tensors: dict[str, Tensor], config: PeftConfig | None) -> LoraModule:
     module = LoraModule(tensors[keys["down"]], tensors[keys["up"]])
     if "alpha" in keys:
         return replace(module, scale=_number(name, keys["alpha"], tensors) / max(module.rank, 1))
-    if not config:
+    if config is None:
         return module
-    path = keys["down"].partition(".lora_")[0]
-    return replace(module, scale=peft_scale(name, path, module.rank, config))
+    return replace(module, scale=config.scale(keys["down"].partition(".lora_")[0], module.rank))
 
 
 def _number(name: str, key: str, tensors: dict[str, Tensor]) -> float:
     try:
         return float(tensors[key])
     except (RuntimeError, TypeError, ValueError) as error:
-        raise LoraError(f"{name} is damaged, {key} must be one number: {AGAIN}.") from error
-
-
-def _is_plain(value: object) -> bool:
-    """An ordinary tensor with values, as opposed to sparse, nested, quantised or meta tensors and other objects."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not (value.is_meta or value.is_quantized or value.is_nested)
-    )
+        raise LoraError(f"{name} is damaged, {shorten(key, 100)} must be one number: {AGAIN}.") from error
 
 
 # --- Fitting ---------------------------------------------------------------------------------------------------------
@@ -317,6 +315,8 @@ def _check_modules(lora: PusaLora, shapes: Shapes) -> None:
     wrong = [name for name, m in lora.modules.items() if (m.up.shape[0], m.down.shape[1]) != tuple(shapes[name])]
     _refuse(lora, "modules of another shape than this model's", wrong, OTHER_MODEL)
     kinds = {_kind(name) for name in lora.modules}
+    beyond = [name for name, m in lora.modules.items() if m.rank > max(shapes[name])]
+    _refuse(lora, "pairs of a larger rank than the module's own size", beyond, AGAIN)
     missing = [name for name in shapes if _kind(name) in kinds and name not in lora.modules]
     _refuse(lora, "nothing for some blocks, though it has for others", missing, INCOMPLETE)
 

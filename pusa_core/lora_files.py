@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +10,45 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from .messages import shorten
+from .peft_config import PeftConfig, read_peft_config
+from .pickle_scan import TooMuch, scan
+
 WRAPPERS = ("state_dict", "module", "model")
+CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 AGAIN = "download it again"
+SAFETENSORS = "ask for the safetensors form of this LoRA"
+MAX_SHARED = 4  # times a torch file's size that its tensors may have, for several may share numbers
 
 
 class LoraError(ValueError):
     """A LoRA file that cannot be read, or does not fit the model; the message is one sentence for the user."""
 
 
+def short_name(path: Path) -> str:
+    """A file's name as messages show it."""
+    return shorten(path.name, 100)
+
+
 def adapter_file(path: Path) -> Path:
     """The file to read: the path itself, or the weights of a PEFT folder."""
-    if not path.is_dir():
+    if not _exists(path, folder=True):
         return path
-    if not (path / "adapter_config.json").is_file():
-        raise LoraError(f"The folder {path.name} is no PEFT adapter, adapter_config.json is missing: choose a file.")
-    for name in ADAPTER_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise LoraError(f"The folder {path.name} has no {' or '.join(ADAPTER_FILES)}: {AGAIN} or choose a file.")
+    name = short_name(path)
+    if not _exists(path / CONFIG_FILE):
+        raise LoraError(f"The folder {name} is no PEFT adapter, {CONFIG_FILE} is missing: choose a file.")
+    for weights in ADAPTER_FILES:
+        if _exists(path / weights):
+            return path / weights
+    raise LoraError(f"The folder {name} has no {' or '.join(ADAPTER_FILES)}: {AGAIN} or choose a file.")
+
+
+def _exists(path: Path, folder: bool = False) -> bool:
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except (OSError, ValueError):  # a name of 300 letters, or with a zero byte
+        return False
 
 
 def load_tensors(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
@@ -42,17 +59,17 @@ def load_tensors(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
         return _load_safetensors(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return _load_pickle(path, is_zip=head.startswith(b"PK")), {}
-    raise LoraError(f"{path.name} {_what_it_is(head)}.")
+    raise LoraError(f"{short_name(path)} {_what_it_is(head)}.")
 
 
 def _head(path: Path) -> bytes:
-    if not path.is_file():
-        raise LoraError(f"{path} is not there or is not a file: check the path.")
+    if not _exists(path):
+        raise LoraError(f"{shorten(str(path), 200)} is not there or is not a file: check the path.")
     try:
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
-        raise LoraError(f"{path.name} cannot be opened ({error.strerror}): check its permissions.") from error
+        raise LoraError(f"{short_name(path)} cannot be opened ({error.strerror}): check its permissions.") from error
 
 
 def _what_it_is(head: bytes) -> str:
@@ -78,25 +95,51 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # damaged files raise a dozen types
         raise LoraError(
-            f"{path.name} is a damaged or incomplete safetensors file ({_first_line(error)}): {AGAIN}."
+            f"{short_name(path)} is a damaged or incomplete safetensors file ({_first_line(error)}): {AGAIN}."
         ) from error
 
 
 def _load_pickle(path: Path, is_zip: bool) -> dict[Any, Any]:
+    name = short_name(path)
     misnamed = path.suffix.lower() == ".safetensors"  # torch 2.15 goes by the name of a path, but not of an open file
     try:
+        scan(path, is_zip)
         with path.open("rb") as file:
             source = file if misnamed else path
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip and not misnamed)
     except pickle.UnpicklingError as error:
         raise LoraError(
-            f"{path.name} was refused, because it contains code or objects that are not plain tensors; "
-            "nothing of it was run: ask for the safetensors form of this LoRA."
+            f"{name} was refused, because it contains code or objects that are not plain tensors; "
+            f"nothing of it was run: {SAFETENSORS}."
         ) from error
+    except TooMuch as error:
+        raise LoraError(f"{name} was not opened, because what it holds beside tensors {error}: {SAFETENSORS}.") from error
     except Exception as error:  # damaged files raise a dozen types
         kind = "zip archive but no PyTorch file, or damaged" if is_zip else "damaged or incomplete PyTorch file"
-        raise LoraError(f"{path.name} is a {kind} ({_first_line(error)}): {AGAIN}{', or unpack it' * is_zip}.") from error
-    return _unwrap(path.name, content)
+        raise LoraError(f"{name} is a {kind} ({_first_line(error)}): {AGAIN}{', or unpack it' * is_zip}.") from error
+    tensors = _unwrap(name, content)
+    _check_size(path, tensors)
+    return tensors
+
+
+def _check_size(path: Path, tensors: dict[Any, Any]) -> None:
+    """Refuses tensors of many more numbers than the file has: views that repeat what is stored."""
+    stored = path.stat().st_size
+    size = sum(value.numel() * value.element_size() for value in tensors.values() if is_plain(value))
+    if size > MAX_SHARED * stored:
+        raise LoraError(
+            f"{short_name(path)} has tensors of {size} bytes in a file of {stored}, so most of their numbers are copies: "
+            f"{SAFETENSORS}."
+        )
+
+
+def is_plain(value: object) -> bool:
+    """An ordinary tensor with values, as opposed to sparse, nested, quantised or meta tensors and other objects."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested)
+    )
 
 
 def _unwrap(name: str, content: Any) -> dict[Any, Any]:
@@ -108,37 +151,14 @@ def _unwrap(name: str, content: Any) -> dict[Any, Any]:
     return content
 
 
-def peft_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The adapter's config: from beside the file, or from Diffusers' metadata; empty if there is none."""
-    beside = file.with_name("adapter_config.json")
+def peft_config(file: Path, metadata: dict[str, str]) -> PeftConfig | None:
+    """The adapter's config: from beside the file, or from Diffusers' metadata; None if there is none."""
+    beside = file.with_name(CONFIG_FILE)
     try:
-        if file.name in ADAPTER_FILES and beside.is_file():
-            return dict(json.loads(beside.read_text(encoding="utf-8")))
-        packed = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        return {key.partition(".")[2]: value for key, value in packed.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LoraError(f"The adapter config of {file.name} is damaged ({_first_line(error)}): {AGAIN}.") from error
+        return read_peft_config(beside if file.name in ADAPTER_FILES and _exists(beside) else None, metadata)
+    except (OSError, ValueError) as error:
+        raise damaged_config(file, error) from error
 
 
-def peft_scale(name: str, path: str, rank: int, config: dict[str, Any]) -> float:
-    """lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora (arXiv 2312.03732), with PEFT's patterns for both.
-
-    Args:
-        name: the file's, for messages.
-        path: the module as the file's keys spell it.
-        rank: that of the module's tensors.
-    """
-    path = path.removeprefix("base_model.model.")
-    try:
-        r = int(_pattern_value(config.get("rank_pattern"), path, config["r"]))
-        alpha = float(_pattern_value(config.get("alpha_pattern"), path, config["lora_alpha"]))
-    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
-        raise LoraError(f"The adapter config of {name} is damaged ({_first_line(error)}): {AGAIN}.") from error
-    if r != rank:
-        raise LoraError(f"{name}: the adapter config says rank {r}, but {path} has rank {rank}: {AGAIN}.")
-    return alpha / (math.sqrt(r) if config.get("use_rslora") else r) if r else 0.0
-
-
-def _pattern_value(patterns: dict[str, Any] | None, path: str, default: Any) -> Any:
-    """The first pattern that matches whole trailing parts of the dotted path, as in PEFT's `get_pattern_key`."""
-    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)
+def damaged_config(file: Path, error: Exception) -> LoraError:
+    return LoraError(f"The adapter config of {short_name(file)} is damaged, {str(error).rstrip('.')}: {AGAIN}.")
