@@ -65,10 +65,8 @@ def sampling(model: str, size: tuple[int, int], layers: int) -> tuple[float, flo
         "num_frames": pixel_length(FRAMES), "height": height, "width": width,
     }  # fmt: skip
     with torch.inference_mode():
-        return tuple(
-            peak(partial(pipeline(cls, wan), **call, **keyframes))
-            for cls, keyframes in ((WanPipeline, {}), (PusaWanPipeline, {"keyframes": plan}))
-        )
+        plain = peak(partial(pipeline(WanPipeline, wan), **call))
+        return plain, peak(partial(pipeline(PusaWanPipeline, wan), **call, keyframes=plan))
 
 
 def training(model: str, size: tuple[int, int], layers: int) -> tuple[float, float]:
@@ -87,7 +85,8 @@ def training(model: str, size: tuple[int, int], layers: int) -> tuple[float, flo
         velocity(wan, latents, sigmas, text).sum().backward()
         latents.grad = None
 
-    return tuple(peak(partial(step, torch.zeros(shape, device="meta"))) for shape in ((1,), (1, FRAMES)))
+    shared, own = (torch.zeros(shape, device="meta") for shape in ((1,), (1, FRAMES)))
+    return peak(partial(step, shared)), peak(partial(step, own))
 
 
 def transformer(model: str, layers: int) -> Any:
