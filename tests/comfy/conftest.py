@@ -66,3 +66,19 @@ def make_clip(pack):
         return SimpleNamespace(plan=plan, latent=latent, clean=clean, pairs=pairs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Small random Wans by name: high, low, 5b."""
+    folder = tmp_path_factory.mktemp("wans")
+    names = {"high": {"seed": 1}, "low": {"seed": 2}, "5b": {"seed": 3, "channels": 48}}
+    return {name: tiny.write_wan(folder / f"{name}.safetensors", **options) for name, options in names.items()}
+
+
+@pytest.fixture(scope="session")
+def plain(files):
+    """A pipeline of Diffusers with the first of them."""
+    from tests.comfy.pipelines import random_pipe
+
+    return random_pipe(files["high"])
