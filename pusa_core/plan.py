@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .frames import describe_latent_frame, latent_length, resolve_index
-from .keyframes import Keyframe
+from .keyframes import Keyframe, check_keyframes
 from .schedule import FrameMap, FrameSchedule
 from .virtual_latent import ScheduleTable
 
@@ -122,9 +122,9 @@ def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tens
         encode: pictures (N, H, W, 3) -> clean latents (1, C, (N-1)/4+1, h, w).
 
     Raises:
-        ValueError: the length is not 4n+1, a keyframe lies outside the clip, or two share a latent frame.
+        ValueError: the length is not 4n+1, something else is among the keyframes, a keyframe lies outside the clip, or two share a latent frame.
     """
-    latents = latent_length(length)
+    latents, keyframes = latent_length(length), check_keyframes(keyframes)
     placed = [_place(keyframe, latents) for keyframe in keyframes]
     owner: dict[int, int] = {}
     for number, targets in enumerate(placed, 1):

@@ -177,9 +177,7 @@ def test_the_sampler_reports_every_step_and_keeps_what_the_latent_carries(
     pack, host, wan, text, make_clip, monkeypatch, scheduler, denoise
 ):
     seen = []
-    monkeypatch.setattr(
-        host.sampling.latent_preview, "prepare_callback", lambda model, steps: lambda *a: seen.append((a[0], a[3], steps))
-    )
+    monkeypatch.setattr(host.sampling, "preview_callback", lambda *given: lambda *a: seen.append((a[0], a[3], given[3])))
     clip = make_clip(wan, {0: 0.2}, batch=2)
     clip.latent["batch_index"] = [0, 1]
     clip.latent["from a test"] = "kept"
