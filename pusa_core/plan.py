@@ -122,7 +122,8 @@ def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tens
         encode: pictures (N, H, W, 3) -> clean latents (1, C, (N-1)/4+1, h, w).
 
     Raises:
-        ValueError: the length is not 4n+1, something else is among the keyframes, a keyframe lies outside the clip, or two share a latent frame.
+        ValueError: the length is not 4n+1, something else is among the keyframes, one lies outside the clip, or two share a
+            latent frame.
     """
     latents, keyframes = latent_length(length), check_keyframes(keyframes)
     placed = [_place(keyframe, latents) for keyframe in keyframes]
