@@ -62,8 +62,8 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
 def run_diffusers(folder: Path) -> list[Path]:
     """Makes the same clips as a batch of jobs, with pictures of the same scene."""
     from batch.jobs import FramesOf, ImageAt, Job
-    from batch.make import Models
     from batch.run import run
+    from batch.settings import Models
     from demo_model.world import draw, scene_of
     from pusa_core.figures import draw_schedule, save_image
     from pusa_core.schedule import FrameSchedule

@@ -16,7 +16,9 @@ from batch.jobs import ImageAt, Job
 from batch.make import key
 from batch.run import run
 from batch.settings import Models
-from demo_model import FIRST_FRAME_LORA, LORA
+from demo_model import BASE, FIRST_FRAME_LORA, LORA
+from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_wan
+from tests import tiny
 
 PACK = Path(__file__).resolve().parents[2]
 MODELS = Models(device="cpu")
@@ -112,3 +114,38 @@ def test_another_lora_is_another_video(tmp_path):
 def test_models_that_cannot_be_opened_are_told(changed, said, tmp_path):
     with pytest.raises((ValueError, RunStopped), match=said):
         run([JOB], [], replace(MODELS, **changed), tmp_path)
+
+
+@torch.no_grad()
+def test_two_experts_and_loras_beside_pusas(tmp_path, monkeypatch):
+    """Every change from one job's models to another's leaves what opening these alone gives."""
+    extra = str(tiny.write_lora(tmp_path / "extra.safetensors", dim=256, layers=5, ffn=512))
+    monkeypatch.setattr(models, "open_model", two_experts)
+    g = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 16, 2, 4, 4, generator=g), torch.tensor([500]), torch.randn(1, 4, 4096, generator=g)
+
+    def outputs(pipe):
+        return torch.stack([wan(*inputs, return_dict=False)[0] for wan in pipe.transformers])
+
+    given = (
+        {},
+        {"low_noise_lora": str(LORA)},
+        {"low_noise_lora": str(LORA), "low_noise_alpha": 0.5, "alpha": 0.7},
+        {"extra_lora": extra, "extra_alpha": 0.5},
+        {"extra_lora": extra, "alpha": 0.3},
+        {"low_noise_extra_lora": extra, "low_noise_lora": str(LORA)},
+        {"lora": ""},
+    )
+    jobs = [replace(MODELS, **{"lora": str(LORA), **weights}) for weights in given]
+    alone = [outputs(models.OpenModels(MODELS).get(job)) for job in jobs]
+    together = models.OpenModels(MODELS)
+    for job, expected in [*zip(jobs, alone), *reversed([*zip(jobs, alone)][:-1])]:
+        assert torch.equal(outputs(together.get(job)), expected), job
+    assert all(not torch.equal(a, b) for i, a in enumerate(alone) for b in alone[:i])
+
+
+def two_experts(model, dtype):
+    parts = {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": PusaScheduler(shift=5.0)}
+    return PusaWanPipeline(
+        **parts, transformer=open_wan(BASE, dtype), transformer_2=open_wan(BASE, dtype), boundary_ratio=0.9
+    )
