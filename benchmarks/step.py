@@ -1,5 +1,5 @@
-"""What Pusa costs: one sampling step's time and memory on ComfyUI and on Diffusers, building a schedule, and the pack's
-share of ComfyUI's start.
+"""What Pusa costs: one sampling step's time and memory on ComfyUI and on Diffusers, building a schedule, a step's preview,
+and the pack's share of ComfyUI's start.
 
 The step is one model evaluation by ComfyUI's own guider and euler at cfg 1, on a random Wan of real width with few layers:
 unpatched; with a Pusa schedule (m = 0.2 on the first latent frame, 0.5 on the last); and, to tell ComfyUI's share of the
@@ -22,6 +22,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bench
@@ -51,6 +52,7 @@ def main() -> None:
     with torch.inference_mode():
         if not options.skip_step:
             parts.append(step_report(options))
+        parts.append(preview_report())
     parts.append(schedule_report())
     parts.append(start)
     bench.publish("step", "\n\n".join(parts), options.write)
@@ -184,6 +186,43 @@ def step_table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:
         row = [key, f"{statistics.median(taken):.3f} s", f"{min(taken):.3f} s", f"{ratio:.3f}"]
         rows.append([*row, f"{peaks[key]:.0f} MiB", f"{peaks[key] / peaks[base]:.3f}"])
     return bench.table(["model", "step: median", "fastest", "ratio", "peak memory", "ratio"], rows)
+
+
+# --- previews --------------------------------------------------------------------------------------------------------
+
+FAST_STEP = 261 / 50  # seconds: the fastest published Wan, 1.3B at 832x480x81 with cfg on an RTX 4090 (Wan2.1's README)
+
+
+def preview_report() -> str:
+    """The sheet that the Pusa samplers show after every step, beside ComfyUI's preview of the first latent frame."""
+    import comfy.latent_formats
+    import comfy.taesd.taehv
+    import latent_preview
+    import torch
+
+    from pusa_core.hosts.comfyui.previews import DECODED_CELLS
+    from pusa_core.preview_sheet import PreviewSheet
+
+    form = comfy.latent_formats.Wan21()
+    matrix = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
+    net = comfy.taesd.taehv.TAEHV(16)
+    small = latent_preview.TAEHVPreviewerImpl(SimpleNamespace(decode=lambda x: net.decode(x).movedim(1, -1)))
+    cases = [("latent2rgb", matrix, 2**18, (480, 832)), ("latent2rgb", matrix, 2**18, (720, 1280))]
+    rows = []
+    for name, previewer, cells, (height, width) in [*cases, ("taesd (TAEHV)", small, DECODED_CELLS, (480, 832))]:
+        clip = torch.randn(1, 16, 21, height // 8, width // 8)
+        sheet, decode = PreviewSheet.of(*clip.shape[2:], most_cells=cells), previewer.decode_latent_to_preview
+        rounds = 15 if previewer is matrix else 3
+        ours = milliseconds(partial(draw_preview, sheet, decode, clip), rounds)
+        stock = milliseconds(partial(decode, clip), rounds)
+        share = f"{(ours - stock) / FAST_STEP / 10:.2f} %" if (height, previewer) == (480, matrix) else "-"
+        rows.append([name, f"{width}x{height}x81", f"{ours:.0f} ms", f"{stock:.0f} ms", share])
+    head = f"A step's preview; goal: 1 % of a step, and the fastest published one takes {FAST_STEP:.1f} s, on an RTX 4090."
+    return f"{head}\n\n{bench.table(['method', 'size', 'sheet', 'first frame alone', 'more, of that step'], rows)}"
+
+
+def draw_preview(sheet, decode, clip):
+    return sheet.draw(decode(sheet.fold(clip)))
 
 
 # --- building a schedule ---------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class PreviewSheet:
     def draw(self, decoded: Image.Image) -> Image.Image:
         """The sheet, from what a decoder made of `fold`'s frame, at whatever scale."""
         sheet = Image.new("RGB", self.size, BACKGROUND)
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
         scale = decoded.width / self.columns / (self.cells[1] + 2 * MARGIN)  # pixels of a cell
         for place, frame in enumerate(self.frames):
             row, column = divmod(place, self.columns)

@@ -107,7 +107,7 @@ def test_no_preview_where_the_user_wants_none(sample, shown, monkeypatch):
 
 
 def test_a_small_decoder_is_asked_once_a_step(sample, shown, monkeypatch, tmp_path):
-    """A TAEHV, at a size where a sheet of whole frames would be ten times the work of the stock preview."""
+    """A TAEHV, at a size where a sheet of whole frames would be more work than any preview of ComfyUI's."""
     net = comfy.taesd.taehv.TAEHV(16)
     save_file({key: value.half() for key, value in net.state_dict().items()}, tmp_path / "lighttaew2_1.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
@@ -116,7 +116,7 @@ def test_a_small_decoder_is_asked_once_a_step(sample, shown, monkeypatch, tmp_pa
     monkeypatch.setattr(comfy.taesd.taehv.TAEHV, "decode", lambda self, x, **k: asked.append(x.shape) or decode(self, x, **k))
     sample(size=(40, 64))
     assert len(asked) == STEPS and all(shape[2] == 1 for shape in asked)
-    assert all(shape[3] * shape[4] <= 2 * 2**13 for shape in asked)  # with margins
+    assert all(shape[3] * shape[4] <= 60 * 104 for shape in asked)
     pictures = [preview[1] for *_, preview in shown if preview]
     assert [picture.size for picture in pictures] == [PreviewSheet.of(FRAMES, 40, 64).size] * STEPS
 

@@ -14,7 +14,7 @@ from ...preview_sheet import PreviewSheet
 
 Colours = tuple[list[list[float]], list[float]]
 Callback = Callable[[int, Tensor, Tensor, int], None]
-DECODED_CELLS = 2**13  # a small decoder takes as long as for one frame of 832x480; a matrix takes what it is given
+DECODED_CELLS = 2**12  # with its margins no more than the one frame of 832x480 that ComfyUI decodes
 
 
 def preview_callback(
