@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import datetime, timezone
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -113,7 +114,8 @@ class Maker:
             "key": made_from, "job": job.settings(), "models": asdict(models),
             "inputs": inputs | {str(path): digest(path) for path in files}, "schedule": json.loads(plan.schedule.to_json()),
             "notes": plan.notes, "sigmas": [float(s) for s in pipe.scheduler.sigmas], "versions": versions(),
-            "machine": platform.node(), "seconds": round(time.monotonic() - start, 2),
+            "machine": platform.node(), "made": datetime.now(timezone.utc).isoformat(),
+            "seconds": round(time.monotonic() - start, 2),
         }  # fmt: skip
         if is_writer():  # every process of a split video has all of it
             save(self.folder, job, pictures, metadata)
@@ -215,7 +217,7 @@ def sidecar_key(sidecar: bytes) -> str | None:
 
 
 def sidecar_digest(sidecar: bytes) -> str:
-    """Another one for every video, also of the same job made again: the sidecar has the video's own digest in it."""
+    """Another one for every video, also of the same job made again: the sidecar says when it was made."""
     return hashlib.sha256(sidecar).hexdigest()
 
 

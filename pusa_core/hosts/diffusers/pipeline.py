@@ -216,7 +216,7 @@ class PusaWanPipeline(WanPipeline):
         try:
             yield run
         finally:
-            self._run = None
+            self._run = self._attention_kwargs = None  # which would keep the last step's tensors on the card
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Tensor:
         """As `WanPipeline`'s; the scheduler's sigmas are known by now."""
