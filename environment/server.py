@@ -205,7 +205,7 @@ class ComfyServer:
         with _OPENER.open(f"http://{self.address}{path}", timeout=timeout) as answer:
             return answer.read()
 
-    def post(self, path: str, data: dict, timeout: float = 60) -> Any:
+    def post(self, path: str, data: Any, timeout: float = 60) -> Any:
         """The JSON answer to POST path with a JSON body."""
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(data).encode(), headers)

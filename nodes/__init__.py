@@ -8,14 +8,14 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..demo_model import MODELS
-from . import demo, keyframes, loaders, sampling, schedule
+from . import demo, keyframes, loaders, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *sampling.NODES, *demo.NODES]
+        return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *timeline.NODES, *sampling.NODES, *demo.NODES]
 
 
 async def comfy_entrypoint() -> PusaExtension:
@@ -23,4 +23,5 @@ async def comfy_entrypoint() -> PusaExtension:
         raise RuntimeError(f"Pusa needs ComfyUI {OLDEST_COMFYUI} or newer, but this is {comfyui_version}: update ComfyUI.")
     for folder in ("diffusion_models", "loras", "vae"):  # here, because 0.8.0 never calls on_load
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
+    timeline.add_routes()
     return PusaExtension()

@@ -14,6 +14,63 @@ from .types import CATEGORY, Keyframes, Plan, check_wires
 LARGEST = 16384
 
 
+def size_inputs() -> list[io.Input]:
+    """VAE and size of a video that is planned."""
+    return [
+        io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
+        io.Int.Input("width", default=832, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 832 (480p), 1280."),
+        io.Int.Input("height", default=480, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 480, or 720."),
+        io.Int.Input(
+            "length",
+            default=81,
+            min=1,
+            max=LARGEST,
+            step=4,
+            tooltip="Frames of the video, 4n+1. Recommended: 81, which are 21 latent frames.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos made at once, each from other noise."),
+        io.Combo.Input(
+            "resize",
+            options=list(RESIZE),
+            default="crop",
+            tooltip="How pictures of another size are fitted: crop fills the frame and cuts what is over, letterbox "
+            "adds black bars, stretch distorts. Recommended: crop.",
+        ),
+    ]
+
+
+def plan_inputs() -> list[io.Input]:
+    return [
+        Keyframes.Input("keyframes", optional=True, tooltip="From the Pusa keyframe nodes; none is text to video."),
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Only for the picture: the grid it is drawn on. Default: Pusa's own, 10 steps at shift 5.",
+        ),
+    ]
+
+
+def plan_outputs() -> list[io.Output]:
+    return [
+        io.Latent.Output(display_name="latent"),
+        Plan.Output(display_name="schedule"),
+        io.Image.Output(display_name="picture"),
+        io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
+    ]
+
+
+def plan_video(vae, width, height, length, batch_size, resize, keyframes, sigmas) -> tuple:
+    """What `plan_outputs` names, of keyframes (none is text to video)."""
+    check_wires(vae=vae, keyframes=keyframes, sigmas=sigmas)
+    check_vae(vae, width, height)
+    plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize))
+    latent = plan_latent(vae, plan, width, height, length, batch_size)
+    grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
+    picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
+    report = "\n".join(plan.notes) or "No keyframes: text to video."
+    return latent, plan, picture, report
+
+
 class PusaSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -23,56 +80,15 @@ class PusaSchedule(io.ComfyNode):
             category=CATEGORY,
             description="Builds the latent and the schedule of a video from its keyframes, and draws what every latent "
             "frame does over the steps. Without keyframes it makes plain text to video.",
-            inputs=[
-                io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
-                io.Int.Input(
-                    "width", default=832, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 832 (480p), 1280."
-                ),
-                io.Int.Input(
-                    "height", default=480, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 480, or 720."
-                ),
-                io.Int.Input(
-                    "length",
-                    default=81,
-                    min=1,
-                    max=LARGEST,
-                    step=4,
-                    tooltip="Frames of the video, 4n+1. Recommended: 81, which are 21 latent frames.",
-                ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos made at once, each from other noise."),
-                io.Combo.Input(
-                    "resize",
-                    options=list(RESIZE),
-                    default="crop",
-                    tooltip="How pictures of another size are fitted: crop fills the frame and cuts what is over, letterbox "
-                    "adds black bars, stretch distorts. Recommended: crop.",
-                ),
-                Keyframes.Input("keyframes", optional=True, tooltip="From the Pusa keyframe nodes; none is text to video."),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Only for the picture: the grid it is drawn on. Default: Pusa's own, 10 steps at shift 5.",
-                ),
-            ],
-            outputs=[
-                io.Latent.Output(display_name="latent"),
-                Plan.Output(display_name="schedule"),
-                io.Image.Output(display_name="picture"),
-                io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
-            ],
+            inputs=[*size_inputs(), *plan_inputs()],
+            outputs=plan_outputs(),
             is_output_node=True,  # so that it can be run, and looked at, before a long sampling
         )
 
     @classmethod
     def execute(cls, vae, width, height, length, batch_size, resize, keyframes=None, sigmas=None) -> io.NodeOutput:
-        check_wires(vae=vae, keyframes=keyframes, sigmas=sigmas)
-        check_vae(vae, width, height)
-        plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize))
-        latent = plan_latent(vae, plan, width, height, length, batch_size)
-        grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
-        picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
-        report = "\n".join(plan.notes) or "No keyframes: text to video."
-        return io.NodeOutput(latent, plan, picture, report, ui=ui.PreviewImage(picture, cls=cls))
+        outputs = plan_video(vae, width, height, length, batch_size, resize, keyframes, sigmas)
+        return io.NodeOutput(*outputs, ui=ui.PreviewImage(outputs[2], cls=cls))
 
 
 class PusaApplySchedule(io.ComfyNode):

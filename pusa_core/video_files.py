@@ -35,6 +35,16 @@ def frame_rate(path: Path) -> float:
         return float(stream.average_rate or 0)
 
 
+def count_frames(path: Path) -> int:
+    """How many frames a video has, counted without decoding them.
+
+    Raises:
+        ValueError: it is no video.
+    """
+    with _opened(path) as (container, stream):
+        return sum(1 for packet in container.demux(stream) if packet.size)
+
+
 def read_frames(path: Path) -> Iterator[Tensor]:
     """A video's frames one after another, (1, H, W, 3) in [0, 1]; long ones need not fit into memory.
 

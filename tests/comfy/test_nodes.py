@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 IDS = {
     *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
     *("PusaSchedule", "PusaBatchLatents", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
-    *("PusaDemoPrompt", "PusaDemoScene"),
+    *("PusaTimeline", "PusaDemoPrompt", "PusaDemoScene"),
 }
 
 

@@ -1,0 +1,94 @@
+"""How long the timeline takes to redraw while something is dragged, in ComfyUI's real page.
+
+    python benchmarks/timeline.py
+
+200 latent frames, 50 items, of which one is dragged to and fro; Chromium without a GPU. Both renderers; the median and the
+95th percentile of the time in `Timeline.redraw`, and the size of what the page loads.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+PACK = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PACK))
+
+from environment.comfyui import find_comfyui, how_to_get  # noqa: E402
+from environment.server import PACK_NAME, ComfyServer  # noqa: E402
+from tests.server.page import open_page  # noqa: E402
+
+LATENTS, ITEMS, MOVES = 200, 50, 200
+PREPARE = """async ([view, length, text]) => {
+  const {Timeline} = await import(view);
+  window.times = [];
+  const redraw = Timeline.prototype.redraw.plain ?? Timeline.prototype.redraw;
+  Timeline.prototype.redraw = function () {
+    const begun = performance.now();
+    redraw.call(this);
+    this.root.offsetWidth;  // with what it costs to lay the elements out
+    window.times.push(performance.now() - begun);
+  };
+  Timeline.prototype.redraw.plain = redraw;
+  const empty = {nodes: [], links: [], groups: [], config: {}, extra: {}, version: 0.4, last_node_id: 0, last_link_id: 0};
+  await app.loadGraphData(empty);
+  await new Promise(done => setTimeout(done, 200));
+  const node = LiteGraph.createNode("PusaTimeline");
+  app.graph.add(node);
+  node.pos = [120, 140];
+  node.setSize([1100, 560]);
+  for (const [name, value] of [["length", length], ["timeline", text]]) node.widgets.find(w => w.name === name).value = value;
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [0, 0];
+  app.canvas.setDirty(true, true);
+}"""
+
+
+def measure(page, modern: bool) -> list[float]:
+    """Milliseconds of each redraw."""
+    browser = page.browser_page
+    browser.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", modern)
+    places = [4 * round(i * (LATENTS - 2) / (ITEMS - 1)) for i in range(ITEMS)]
+    items = [{"at": at, "media": "example.png", "noise": round(0.01 * i, 2)} for i, at in enumerate(places)]
+    text = json.dumps({"version": 1, "items": items})
+    browser.evaluate(PREPARE, [f"/extensions/{PACK_NAME}/timeline/view.js", 4 * LATENTS - 3, text])
+    browser.wait_for_selector(".pt-item")
+    browser.wait_for_timeout(1000)
+    box = browser.locator(".pt-item").nth(5).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    browser.mouse.move(x, y)
+    browser.mouse.down()
+    browser.evaluate("window.times.length = 0")
+    for move in range(MOVES):
+        browser.mouse.move(x + 300 * abs((move % 100) / 50 - 1), y)
+    browser.mouse.up()
+    return browser.evaluate("window.times")
+
+
+def main() -> None:
+    comfyui = find_comfyui()
+    if comfyui is None:
+        sys.exit(how_to_get())
+    server = ComfyServer(comfyui)
+    (server.base / "input" / "example.png").write_bytes((comfyui / "input" / "example.png").read_bytes())
+    with server:
+        server.post("/settings/Comfy.TutorialCompleted", True)
+        report(server)
+
+
+def report(server: ComfyServer) -> None:
+    with open_page(server.address, 1400, 900) as page:
+        for modern in (False, True):
+            times = sorted(measure(page, modern))
+            late = times[int(0.95 * len(times))]
+            print(f"{'Nodes 2.0' if modern else 'canvas'}: {len(times)} redraws, median {statistics.median(times):.1f} ms, "
+                  f"95th percentile {late:.1f} ms, longest {times[-1]:.1f} ms")  # fmt: skip
+    files = [path for path in (PACK / "web" / "timeline").iterdir() if path.suffix in (".js", ".css")]
+    size = sum(path.stat().st_size for path in files)
+    print(f"JavaScript and CSS: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()

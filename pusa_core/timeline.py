@@ -1,0 +1,287 @@
+"""The timeline: pictures and clips on the frames of a video, as one JSON text.
+
+    {"version": 1, "items": [
+        {"at": 0, "media": "pusa/a.png", "noise": 0.2},
+        {"at": 40, "input": 1, "noise": 0.3, "behaviour": "hold"},
+        {"at": -13, "media": "clip.mp4", "take": [0, 13], "noise": [0, 0.3, 0.4, 0.5]}
+    ]}
+
+`at` is the pixel frame of the item's first picture; negative counts from the end (-1 is the last frame). `media` is a
+file in ComfyUI's input folder, `input` the number of a connected picture, from 1. `noise` is one noise multiplier for
+all latent frames, a list with one for each, or a ramp ("0 to 0.5"); 0.2 where it is left out. `behaviour` is evolve or
+hold. `take` says which frames of a clip: [first, after the last], as a slice does: [-13, null] are the last 13. A clip
+is 4n+1 frames and fills n+1 latent frames wherever it lies: its first frame the latent frame that holds `at`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from .frames import (
+    MAX_LENGTH,
+    TEMPORAL_STRIDE,
+    check_multiplier,
+    latent_length,
+    parse_multipliers,
+    pixel_length,
+    spoken_count,
+)
+from .keyframes import Keyframe, still_keyframe
+from .plan import plan_clip
+from .schedule import Behaviour
+
+VERSION = 1
+LARGEST_TEXT = 1_000_000  # characters
+MOST_ITEMS = 1_000
+MOST_INPUTS = 50
+NOISE = 0.2  # the Keyframe node's default
+KEYS = ("at", "media", "input", "take", "noise", "behaviour")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of a timeline.
+
+    Attributes:
+        number: counted from 1, as messages name it.
+        at: pixel frame of its first picture; negative counts from the end.
+        media: a file's name, or None.
+        input: number of a connected picture, from 1, or None.
+        noise: a number, numbers, or a ramp as text.
+        behaviour: "evolve" or "hold", see `FrameMap`.
+        take: first frame of the clip, and the one after the last; None takes all that follow.
+    """
+
+    number: int
+    at: int
+    media: str | None = None
+    input: int | None = None
+    noise: float | tuple[float, ...] | str = NOISE
+    behaviour: Behaviour = "evolve"
+    take: tuple[int, int | None] = (0, None)
+
+    def frames(self, total: int) -> range:
+        """Which frames it takes of a clip of `total` frames.
+
+        Raises:
+            ValueError: none, more than the clip has, or not 4n+1.
+        """
+        first, last = ((total if n is None else n + total if n < 0 else n) for n in self.take)
+        with named(self):
+            if not 0 <= first < total or not 0 <= last <= total:
+                raise ValueError(f'"take" is {_shown(self.take)}, but the clip has {spoken_count(total)}.')
+            _check_count(last - first, total)
+        return range(first, last)
+
+    def count(self) -> int | None:
+        """How many frames it takes; None where only the clip can say."""
+        return _count(*self.take)
+
+    def multipliers(self, latents: int) -> tuple[float, ...]:
+        """The noise multiplier of each of its latent frames.
+
+        Raises:
+            ValueError: there are more or fewer of them.
+        """
+        if isinstance(self.noise, str):
+            return tuple(parse_multipliers(self.noise, latents))
+        values = self.noise if isinstance(self.noise, tuple) else (self.noise,) * latents
+        if len(values) != latents:
+            raise ValueError(
+                f'"noise" has {len(values)} values, but the item fills {latents} latent frames: give one for each, one '
+                'number for all, or a ramp such as "0 to 0.5".'
+            )
+        return values
+
+
+@contextmanager
+def named(item: Item) -> Iterator[None]:
+    """Says in an error which item it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(_about(item.number, error)) from error
+
+
+def _about(number: int, error: object) -> str:
+    name = f"Item {number} of the timeline: "
+    return str(error) if str(error).startswith(name) else f"{name}{error}"
+
+
+def parse_timeline(text: str) -> tuple[Item, ...]:
+    """Reads a timeline. An empty text has no items: text to video.
+
+    Raises:
+        ValueError: it is not one; the message names the item.
+    """
+    if not text.strip():
+        return ()
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"The timeline is {len(text)} characters long; at most {LARGEST_TEXT} are read.")
+    data = _load(text)
+    if data.get("version") != VERSION:
+        raise ValueError(f"The timeline has version {_shown(data.get('version'))}; this pack reads version {VERSION}.")
+    entries = data.get("items")
+    if not isinstance(entries, list) or data.keys() != {"version", "items"}:
+        raise ValueError('The timeline must hold "version" and a list of "items", and nothing else.')
+    if len(entries) > MOST_ITEMS:
+        raise ValueError(f"The timeline has {len(entries)} items; at most {MOST_ITEMS} are read.")
+    return tuple(_item(number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'The timeline is not valid JSON ({error}): write {{"version": 1, "items": [...]}}.') from error
+    if not isinstance(data, dict):
+        raise ValueError('The timeline must be a JSON object: {"version": 1, "items": [...]}.')
+    return data
+
+
+def _item(number: int, entry: Any) -> Item:
+    try:
+        if not isinstance(entry, dict):
+            raise ValueError('it must be an object with "at" and "media" or "input".')
+        unknown = next((key for key in entry if key not in KEYS), None)
+        if unknown is not None:
+            raise ValueError(f"{_shown(unknown)} is not known; use {', '.join(KEYS)}.")
+        media, source = entry.get("media"), entry.get("input")
+        if media is None and source is None:
+            raise ValueError('it is an empty place: give "media", a file, or "input", a connected picture, or remove it.')
+        if media is not None and source is not None:
+            raise ValueError('give either "media", a file, or "input", the number of a connected picture, not both.')
+        return Item(
+            number,
+            _whole(entry.get("at"), "at", -MAX_LENGTH, MAX_LENGTH),
+            None if media is None else _file_name(media),
+            None if source is None else _whole(source, "input", 1, MOST_INPUTS),
+            _noise(entry.get("noise", NOISE)),
+            _behaviour(entry.get("behaviour", "evolve")),
+            _take(entry.get("take", [0, None])),
+        )
+    except ValueError as error:
+        raise ValueError(_about(number, error)) from error
+
+
+def _shown(value: Any, limit: int = 40) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _whole(value: Any, key: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f'"{key}" is {_shown(value)}; it must be a whole number from {low} to {high}.')
+    return value
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f'"media" is {_shown(value)}; it must be the name of a file in the input folder.')
+    return value
+
+
+def _behaviour(value: Any) -> Behaviour:
+    if value not in get_args(Behaviour):
+        raise ValueError(f'"behaviour" is {_shown(value)}; it must be "evolve" or "hold".')
+    return value
+
+
+def _noise(value: Any) -> float | tuple[float, ...] | str:
+    if isinstance(value, str):
+        parse_multipliers(value, 1 if " to " in value else value.count(",") + 1)
+        return value
+    return tuple(_multiplier(v) for v in value) if isinstance(value, list) and value else _multiplier(value)
+
+
+def _multiplier(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f'"noise" is {_shown(value)}; use a number from 0 to 1, a list of them, or a ramp "0 to 0.5".')
+    return check_multiplier(min(value, 2))  # of a huge whole number no float can be made
+
+
+def _take(value: Any) -> tuple[int, int | None]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f'"take" is {_shown(value)}; it must be [first, after the last], for example [0, 13].')
+    first = _whole(value[0], "take", -MAX_LENGTH, MAX_LENGTH)
+    take = first, None if value[1] is None else _whole(value[1], "take", -MAX_LENGTH, MAX_LENGTH)
+    count = _count(*take)
+    if count is not None:
+        _check_count(count, None)
+    return take
+
+
+def _count(first: int, last: int | None) -> int | None:
+    if last is None:
+        return -first if first < 0 else None
+    return last - first if (first < 0) == (last < 0) else None
+
+
+def _check_count(count: int, total: int | None) -> None:
+    if count < 1:
+        raise ValueError('"take" names no frame; it is [first, after the last], for example [0, 13].')
+    lower = count - (count - 1) % TEMPORAL_STRIDE
+    if lower != count:
+        of, upper = "", f" or {lower + TEMPORAL_STRIDE}"
+        if total is not None:
+            of, upper = f" of the clip's {total}", upper if lower + TEMPORAL_STRIDE <= total else ""
+        raise ValueError(
+            f'it takes {spoken_count(count)}{of}, which is not 4n+1: use {lower}{upper} ("take": [first, after the last]).'
+        )
+
+
+def item_keyframe(item: Item, pictures: torch.Tensor) -> Keyframe:
+    """What an item is for the plan: `pictures` (4n+1, H, W, 3) are the frames that it takes.
+
+    Raises:
+        ValueError: its noise multipliers do not fit their number.
+    """
+    with named(item):
+        multipliers = item.multipliers(latent_length(len(pictures)))
+        if len(multipliers) == 1:
+            return still_keyframe(pictures, item.at, "pixel", multipliers[0], item.behaviour)
+        kept = tuple(range(len(multipliers)))
+        return Keyframe(pictures, kept, item.at, "pixel", multipliers, item.behaviour)
+
+
+def outline(item: Item, total: int | None = None) -> torch.Tensor:
+    """Empty pictures (N, 1, 1, 3) in the number that an item takes, as far as that is known without its clip."""
+    count = item.count() if total is None else len(item.frames(total))
+    if count is None:
+        count = pixel_length(len(item.noise)) if isinstance(item.noise, tuple) else 1
+    return torch.zeros(1, 1, 1, 3).expand(count, -1, -1, -1)
+
+
+def check_places(keyframes: Sequence[Keyframe], length: int) -> None:
+    """Whether keyframes fit into a video of `length` frames, without encoding anything.
+
+    Raises:
+        ValueError: what `plan_clip` says, with the number of the item; they are counted from 1.
+    """
+    latent_length(length)
+    for number, keyframe in enumerate(keyframes, 1):
+        if len(keyframe.pictures) > length:
+            raise ValueError(_about(number, f"it takes {len(keyframe.pictures)} frames, but the video has {length}."))
+    try:
+        plan_clip(keyframes, length, _encode_nothing)
+    except ValueError:
+        _check_each(keyframes, length)
+        raise
+
+
+def _check_each(keyframes: Sequence[Keyframe], length: int) -> None:
+    for number, keyframe in enumerate(keyframes, 1):
+        try:
+            plan_clip([keyframe], length, _encode_nothing)
+        except ValueError as error:
+            raise ValueError(_about(number, error)) from error
+
+
+def _encode_nothing(pictures: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(1, 1, latent_length(len(pictures)), 1, 1)

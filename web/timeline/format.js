@@ -1,0 +1,153 @@
+/** The timeline's text, and which latent frames its items fill: pure, and as pusa_core has it (tests/timeline_cases.json). */
+
+/** @import * as T from "./types" */
+
+export const STRIDE = 4;
+export const EMPTY = '{"version":1,"items":[]}';
+const KEYS = ["at", "media", "input", "take", "noise", "behaviour"];
+
+export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+export const mix = (from, to, share) => from + (to - from) * share;
+
+/** The latent frame that holds a pixel frame. */
+export const latentOf = (frame) => Math.floor((frame + STRIDE - 1) / STRIDE);
+/** First and last pixel frame of a latent frame. */
+export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent - 1) + 1, STRIDE * latent]);
+/** Latent frames of a video of so many frames. */
+export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
+
+/** `frame 40 → latent 10 (37-40)` @param {T.Span} span */
+export function describePlace({ frame, first, last }) {
+  const pixels = [...new Set([framesOf(first)[0], framesOf(last)[1]])].join("-");
+  return `frame ${frame} → latent ${first}${last > first ? ` to ${last}` : ""} (${pixels})`;
+}
+
+/** Reads the node's value. @returns {{items: T.Item[], error: string}} an error where it cannot be shown */
+export function parse(text) {
+  if (!text?.trim()) return { items: [], error: "" };
+  try {
+    const { version, items } = JSON.parse(text);
+    if (version !== 1 || !Array.isArray(items)) throw new Error('it needs "version": 1 and "items"');
+    if (!items.every((item) => Number.isInteger(item?.at))) throw new Error('every item needs a whole "at"');
+    return { items, error: "" };
+  } catch (error) {
+    return { items: [], error: `This timeline cannot be shown: ${error.message}.` };
+  }
+}
+
+/** @param {T.Item[]} items */
+export function serialize(items) {
+  const kept = (item) => KEYS.filter((key) => item[key] != null && item[key] !== "evolve").map((key) => [key, item[key]]);
+  return JSON.stringify({ version: 1, items: items.map((item) => Object.fromEntries(kept(item))) });
+}
+
+/** [first, after the last) frame of a clip that an item takes; null where that needs the clip's length. */
+export function taken({ take }, total) {
+  const frames = (take ?? [0, null]).map((n) => (n == null ? total : n < 0 ? n + total : n));
+  return frames.some((n) => n == null || Number.isNaN(n)) ? null : frames;
+}
+
+/** How many latent frames an item fills. */
+export function latentCount(item, total) {
+  const frames = taken(item, total);
+  if (frames) return latentsOf(frames[1] - frames[0]);
+  const [first, last] = item.take ?? [0, null];
+  if (first < 0 && !(last > 0)) return latentsOf((last ?? 0) - first);
+  return Array.isArray(item.noise) ? item.noise.length : 1;
+}
+
+/**
+ * Where an item lands in a video of so many frames.
+ * @param {T.Item} item @param {number} [total] frames of its clip @returns {T.Span|null} null where it does not fit
+ */
+export function place(item, length, total) {
+  if (item.at < -length || item.at >= length) return null;
+  const frame = (item.at + length) % length;
+  const first = latentOf(frame);
+  const last = first + latentCount(item, total) - 1;
+  return last < latentsOf(length) ? { first, last, frame } : null;
+}
+
+/** `at` of what begins on a latent frame: at the video's end it is counted from there, and stays there. */
+export function anchored(first, count, length) {
+  return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
+}
+
+/** The free place nearest to a wanted one. @param {boolean[]} occupied for every latent frame @returns {number|null} */
+export function freePlace(occupied, wanted, count) {
+  const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
+  for (let distance = 0; distance < occupied.length; distance++) {
+    for (const first of [wanted + distance, wanted - distance]) if (fits(first)) return first;
+  }
+  return null;
+}
+
+/** The noise multipliers of an item's latent frames. @returns {number[]} */
+export function noiseOf({ noise = 0.2 }, count) {
+  const ramp = typeof noise === "string" && noise.split(/\s+to\s+/).map(Number);
+  const values = typeof noise === "string" ? noise.split(",").map(Number) : [noise].flat();
+  return Array.from({ length: count }, (_, i) => {
+    const value = ramp?.length === 2 ? mix(ramp[0], ramp[1], i / Math.max(1, count - 1)) : values[Math.min(i, values.length - 1)];
+    return clamp(Number(value) || 0, 0, 1);
+  });
+}
+
+/** Sets them, as one number where they are equal. */
+export function setNoise(item, values) {
+  const rounded = values.map((value) => Math.round(clamp(value, 0, 1) * 1000) / 1000);
+  item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
+}
+
+/** The value of a piecewise linear map. @param {T.Knots} knots */
+export function sigmaAt(knots, sigma) {
+  let i = 1;
+  while (i < knots.length - 1 && knots[i][0] <= sigma) i++;
+  const [[x0, y0], [x1, y1]] = [knots[i - 1], knots[i]];
+  return mix(y0, y1, (sigma - x0) / (x1 - x0));
+}
+
+/** Pusa's sigmas, from 1 to 0. */
+export function sigmaGrid(steps, shift) {
+  return Array.from({ length: steps + 1 }, (_, i) => (shift * (1 - i / steps)) / (1 + (shift - 1) * (1 - i / steps)));
+}
+
+/** The frames of a FrameSchedule's JSON that do not simply follow the sampler. @returns {Map<number, T.Knots>} */
+export function readSchedule(text) {
+  const frames = Object.entries(JSON.parse(text).keyframes);
+  return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
+}
+
+/** Places and noise, and how clips are taken; `same` uses one clip for all. */
+export const PRESETS = [
+  { name: "Image to video", slots: [{ at: 0, noise: 0.2 }] },
+  { name: "Start-end", slots: [{ at: 0, noise: 0.2 }, { at: -1, noise: 0.5 }] },
+  { name: "Three keyframes", slots: [{ at: 0, noise: 0.2 }, { at: "middle", noise: 0.5 }, { at: -1, noise: 0.5 }] },
+  { name: "Completion", same: true, slots: [{ at: 0, take: [0, 9], noise: 0.3 }, { at: -13, take: [-13, null], noise: 0.3 }] },
+  { name: "Extension", slots: [{ at: 0, take: [-13, null], noise: [0, 0.3, 0.4, 0.5] }] },
+  { name: "Transition", slots: [{ at: 0, take: [-13, null], noise: 0.3 }, { at: -13, take: [0, 13], noise: 0.3 }] },
+];
+
+/** An item's place, for a clip or a single picture. */
+export function fitted(item, isClip) {
+  if (isClip) return { ...item, take: item.take ?? [0, 1] };
+  return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
+}
+
+/** A clip's place in a short video: fewer frames, so that something is left to be made. */
+function shortened({ at, take, noise }, latents) {
+  const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
+  return { at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
+}
+
+/** A preset's items, of the pictures and clips that are there; what is missing stays an empty place. */
+export function arrange({ slots, same }, items, length, isClip) {
+  const pool = items.filter((item) => item.media || item.input);
+  const latents = latentsOf(length);
+  return slots.map((slot, index) => {
+    const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
+    if (item.at === "middle") item.at = STRIDE * (latents >> 1);
+    if (item.noise.length === 1) item.noise = item.noise[0];
+    const source = pool[same ? 0 : index];
+    return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
+  });
+}

@@ -1,0 +1,70 @@
+/** What the timeline's modules pass around; nothing of it is loaded by the page. */
+
+export interface Item {
+  /** pixel frame of its first picture; negative counts from the end */
+  at: number;
+  /** a file in ComfyUI's input folder */
+  media?: string;
+  /** or the number of a connected picture, from 1 */
+  input?: number;
+  /** first frame of the clip, and the one after the last; null is its end */
+  take?: [number, number | null];
+  /** noise multiplier, one for each latent frame, or a ramp "0 to 0.5" */
+  noise?: number | number[] | string;
+  behaviour?: "evolve" | "hold";
+}
+
+/** Latent frames that an item fills, and its pixel frame. */
+export interface Span {
+  first: number;
+  last: number;
+  frame: number;
+}
+
+/** (sampler sigma, frame sigma), from 0 to 1, neither falling. */
+export type Knots = [number, number][];
+
+/** A latent frame that does not simply follow the sampler; without an item where connected keyframes gave it. */
+export interface Frame {
+  knots: Knots;
+  hold: boolean;
+  item: Item | null;
+}
+
+/** The grid, the sigma where the experts switch, and the frames of a second, as the nodes behind have them. */
+export interface Sampling {
+  sigmas: number[];
+  boundary: number | null;
+  fps: number;
+}
+
+/** What is drawn. */
+export interface View extends Sampling {
+  /** visible pixels, and the pixels left of them */
+  width: number;
+  scroll: number;
+  /** left edges of the latent frames, and the last one's right edge */
+  edges: Float64Array;
+  frames: (Frame | null)[];
+  selected: Item | null;
+  ghost: { first: number; last: number; text: string } | null;
+}
+
+/** What the timeline asks of its node. */
+export interface Host {
+  length(): number;
+  sampling(): Sampling;
+  /** connected pictures */
+  inputs(): { number: number; picture?: string }[];
+  /** latent frames that connected keyframes give */
+  connected(): Map<number, Knots>;
+  /** tells the page that the value changed */
+  commit(): void;
+  fold: boolean;
+}
+
+/** What the pointer does between down and up: `move` shows, `end` changes the value. */
+export interface Gesture {
+  move(at: { x: number; y: number; latent: number }): void;
+  end?(): void;
+}
