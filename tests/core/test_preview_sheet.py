@@ -48,6 +48,16 @@ def test_every_frame_is_in_its_place(frames, height, width, scale, most_cells):
         assert np.median(pixels) == grey(frame)
 
 
+def test_a_decoder_that_looks_two_cells_around_does_not_mix_frames():
+    sheet = PreviewSheet.of(21, 30, 52)
+    folded = sheet.fold(clip(21, 30, 52))
+    blurred = torch.nn.functional.avg_pool2d(folded[:, :, 0], 5, stride=1, padding=2, count_include_pad=False)[:, :, None]
+    picture = sheet.draw(decode(blurred))
+    for place in range(21):
+        pixels = tile(sheet, picture, place).astype(int)
+        assert abs(pixels[-1] - grey(place)).max() <= 1 and abs(pixels[:, -1] - grey(place)).max() <= 1
+
+
 def test_a_frame_is_seen_whole():
     latents = torch.zeros(1, 3, 21, 60, 104)
     latents[..., 0, :] = latents[..., -1, :] = latents[..., :, 0] = latents[..., :, -1] = 1
