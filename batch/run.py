@@ -38,8 +38,7 @@ def run(
     folder = open_folder(output)
     report = Report(faults=list(faults))
     if is_writer():
-        folder.create()
-        write_report(folder, report)  # a folder that cannot be written to is found before any model is opened
+        folder.create()  # one that cannot be written to is found before any model is opened
     queue = Queue(jobs, models, folder, report)
     try:
         _run(queue, workers, gpus)

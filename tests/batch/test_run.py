@@ -50,7 +50,7 @@ def quick(monkeypatch):
         sampled.append(job)
         if "hexagon" in job.prompt:
             raise ValueError("hexagon")
-        pictures = torch.rand(job.length, job.height, job.width, 3, generator=torch.Generator().manual_seed(job.seed))
+        pictures = torch.rand(job.length, job.height, job.width, 3, generator=torch.Generator().manual_seed(len(sampled)))
         return pictures, Plan((FrameSchedule.build(latent_length(job.length)),))
 
     monkeypatch.setattr(Maker, "pipeline", lambda self, models: SimpleNamespace(scheduler=SimpleNamespace(sigmas=[])))
@@ -176,9 +176,11 @@ def test_a_full_disk_ends_the_run_at_once_and_leaves_what_was_there(tmp_path, mo
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="/proc is Linux's")
 def test_a_folder_that_takes_no_files_is_found_before_a_model_is_opened(monkeypatch):
-    monkeypatch.setattr(models, "open_model", lambda *_: pytest.fail("a model was opened"))
+    opened = []
+    monkeypatch.setattr(models, "open_model", lambda *args: opened.append(args))
     with pytest.raises(RunStopped, match="/proc cannot be written to"):
         run([JOB], [], MODELS, "/proc")
+    assert not opened
 
 
 def test_a_folder_elsewhere(quick):
@@ -222,6 +224,20 @@ def test_what_came_of_a_video_is_made_again_with_it(tmp_path, quick):
     assert report.made == ["a", "b"] and report.existing == ["alone"]
     assert sorted(run(jobs, [], MODELS, tmp_path).existing) == ["a", "alone", "b"]
     assert run([*chain("a", "b", seed=1), jobs[-1]], [], MODELS, tmp_path).made == ["a", "b"]
+
+
+def test_a_worker_gets_the_jobs_that_fit_what_it_has_open(tmp_path):
+    named = {"plain": {}, "weak": {"alpha": 0.5}, "other": {"model": "a/b"}, "other_weak": {"model": "a/b", "alpha": 0.5}}
+    jobs = [replace(JOB, name=name, **weights) for name, weights in named.items()]
+    for opened, first in (
+        ({}, "plain"),
+        ({"alpha": 0.5}, "weak"),
+        ({"model": "a/b", "alpha": 2.0}, "other"),
+        (None, "plain"),
+    ):
+        queue = Queue(jobs, MODELS, open_folder(tmp_path), Report())
+        job, _ = queue.take(None if opened is None else MODELS.override(opened))
+        assert job.name == first
 
 
 def test_what_needs_a_video_that_failed_has_failed(tmp_path, quick):
