@@ -167,9 +167,10 @@ async def describe_media(request: web.Request) -> web.Response:
 
 
 def add_routes() -> None:
-    server = sys.modules.get("server")  # not where a program imports ComfyUI without its server
-    if server is not None:
-        server.PromptServer.instance.routes.get("/pusa/media")(describe_media)
+    """Not where a program imports ComfyUI without starting its server."""
+    running = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if running is not None:
+        running.routes.get("/pusa/media")(describe_media)
 
 
 NODES = [PusaTimeline]
