@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .world import SILENT, WORDS, check_word, words_of
+from .world import SILENT, WORDS, WorldError, check_word, words_of
 
 TEXT_DIM = 4096  # that of Wan's text encoder
 TOKENS = 12
@@ -32,7 +32,10 @@ def encode(caption: str) -> Tensor:
         if word in SILENT:
             continue
         if clause >= CLAUSES or place >= TOKENS:
-            raise ValueError(f"The demo model knows at most {CLAUSES} objects and {TOKENS} words; shorten the prompt.")
+            raise WorldError(
+                "The demo model knows at most {objects} objects and {words} words; shorten the prompt.",
+                objects=CLAUSES, words=TOKENS,
+            )  # fmt: skip
         tokens[0, place, WORDS.index(word)] = UNIT
         tokens[0, place, len(WORDS) + clause] = UNIT
         place += 1

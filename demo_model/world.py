@@ -35,13 +35,29 @@ SPEEDS = {"slowly": 1.0, "quickly": 1.9}  # pixels a frame
 BACKGROUNDS = ("plain", "gradient", "stripes")
 MOTIONS = ("moves", "bounces", "spins", "grows", "shrinks")
 SILENT = {"a", "an", "the", "and", "on", "background"}
-WORDS = (*COLOURS, *SHAPES, *MOTIONS, *DIRECTIONS, *SPEEDS, *BACKGROUNDS)
+VOCABULARY = {
+    "colours": COLOURS,
+    "shapes": SHAPES,
+    "motions": MOTIONS,
+    "directions": DIRECTIONS,
+    "speeds": SPEEDS,
+    "backgrounds": BACKGROUNDS,
+}
+WORDS = tuple(word for words in VOCABULARY.values() for word in words)
 BOUNCE_SPEED = 2.4
 SPIN = math.radians(6)  # a frame
 
 # Never together in a training clip: what a model makes of them, it has understood.
 HELD_OUT = {("red", "cross"), ("cyan", "triangle"), ("yellow", "circle"), ("blue", "bar")}
 PAIRS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+
+
+class WorldError(ValueError):
+    """A text that the world cannot show, in English; its template and values are kept for those who translate."""
+
+    def __init__(self, template: str, /, **values: object) -> None:
+        super().__init__(template.format(**values))
+        self.template, self.values = template, values
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ def scene_of(caption: str, seed: int) -> Scene:
     backdrop = _backdrop(rng)
     described = [_described(clause, rng) for clause in re.split(r"\band\b", caption.lower())]
     if len(described) > 2:
-        raise ValueError(f"The world has at most 2 objects, but {len(described)} are described; take some out.")
+        raise WorldError("The world has at most 2 objects, but {count} are described; take some out.", count=len(described))
     kinds = [word for word in words_of(caption) if word in BACKGROUNDS]
     backdrop = replace(backdrop, kind=kinds[-1]) if kinds else backdrop
     if len(described) == 2:
@@ -167,12 +183,18 @@ def check_word(word: str) -> None:
     """
     if word in WORDS or word in SILENT:
         return
-    near = difflib.get_close_matches(word, WORDS, 1)
-    raise ValueError(
-        f'The demo model does not know the word "{word[:40]}"{f"; did you mean {near[0]}?" if near else "."} '
-        f"It knows colours ({', '.join(COLOURS)}), shapes ({', '.join(SHAPES)}), motions ({', '.join(MOTIONS)}), "
-        f"directions ({', '.join(DIRECTIONS)}), speeds ({', '.join(SPEEDS)}) and backgrounds ({', '.join(BACKGROUNDS)})."
-    )
+    known = {name: ", ".join(words) for name, words in VOCABULARY.items()}
+    for near in difflib.get_close_matches(word, WORDS, 1):
+        raise WorldError(
+            'The demo model does not know the word "{word}"; did you mean {near}? It knows colours ({colours}), shapes '
+            "({shapes}), motions ({motions}), directions ({directions}), speeds ({speeds}) and backgrounds ({backgrounds}).",
+            word=word[:40], near=near, **known,
+        )  # fmt: skip
+    raise WorldError(
+        'The demo model does not know the word "{word}". It knows colours ({colours}), shapes ({shapes}), motions '
+        "({motions}), directions ({directions}), speeds ({speeds}) and backgrounds ({backgrounds}).",
+        word=word[:40], **known,
+    )  # fmt: skip
 
 
 def _actor(

@@ -8,6 +8,7 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..demo_model import MODELS
+from ..pusa_core.messages import say
 from . import demo, keyframes, loaders, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
@@ -20,7 +21,13 @@ class PusaExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> PusaExtension:
     if Version(comfyui_version) < OLDEST_COMFYUI:
-        raise RuntimeError(f"Pusa needs ComfyUI {OLDEST_COMFYUI} or newer, but this is {comfyui_version}: update ComfyUI.")
+        raise RuntimeError(
+            say(
+                "Pusa needs ComfyUI {oldest} or newer, but this is {version}: update ComfyUI.",
+                oldest=OLDEST_COMFYUI,
+                version=comfyui_version,
+            )
+        )
     for folder in ("diffusion_models", "loras", "vae"):  # here, because 0.8.0 never calls on_load
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
     timeline.add_routes()

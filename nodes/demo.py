@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from comfy_api.latest import io
 
 from ..demo_model.text import encode
-from ..demo_model.world import draw, scene_of
+from ..demo_model.world import WorldError, draw, scene_of
+from ..pusa_core.messages import fault
 from .types import CATEGORY
 
 EXAMPLE = "a red circle moves right quickly on a gradient background"
@@ -15,6 +19,15 @@ WORDS_TOOLTIP = (
     "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
     "Backgrounds: on a plain background, on a gradient background, on stripes."
 )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The demo model, which knows nothing of this pack, says in English what is wrong with a text."""
+    try:
+        yield
+    except WorldError as error:
+        raise fault(error.template, **error.values) from error
 
 
 class PusaDemoPrompt(io.ComfyNode):
@@ -39,7 +52,8 @@ class PusaDemoPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        return io.NodeOutput([[encode(text), {}]])
+        with _translated():
+            return io.NodeOutput([[encode(text), {}]])
 
 
 class PusaDemoScene(io.ComfyNode):
@@ -78,7 +92,8 @@ class PusaDemoScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, seed: int) -> io.NodeOutput:
-        scene = scene_of(text, seed)
+        with _translated():
+            scene = scene_of(text, seed)
         images = draw([scene])[0]
         return io.NodeOutput(images, images[:1], images[-1:], scene.caption)
 

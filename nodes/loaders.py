@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pusa_core.hosts.comfyui import load_pusa_lora
+from ..pusa_core.messages import say
 from .types import CATEGORY, check_wires
 
 
@@ -96,7 +97,7 @@ class PusaLoraLoaderHighLow(io.ComfyNode):
     ) -> io.NodeOutput:
         high, high_report = _load(high_noise_model, high_noise_lora, high_noise_alpha)
         low, low_report = _load(low_noise_model, low_noise_lora, low_noise_alpha)
-        return io.NodeOutput(high, low, f"high noise: {high_report}\n\nlow noise: {low_report}")
+        return io.NodeOutput(high, low, say("high noise: {high}\n\nlow noise: {low}", high=high_report, low=low_report))
 
 
 NODES = [PusaLoraLoader, PusaLoraLoaderHighLow]

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..pusa_core.figures import draw_schedule
 from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, join_latents, plan_latent
+from ..pusa_core.messages import say
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
@@ -67,7 +68,7 @@ def plan_video(vae, width, height, length, batch_size, resize, keyframes, sigmas
     latent = plan_latent(vae, plan, width, height, length, batch_size)
     grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
     picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
-    report = "\n".join(plan.notes) or "No keyframes: text to video."
+    report = "\n".join(plan.notes) or say("No keyframes: text to video.")
     return latent, plan, picture, report
 
 

@@ -17,6 +17,7 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..pusa_core.media import media_length, read_media
+from ..pusa_core.messages import fault, say
 from ..pusa_core.resize import fit_images
 from ..pusa_core.timeline import (
     MOST_INPUTS,
@@ -46,7 +47,9 @@ def media_path(name: str) -> Path:
     folder = os.path.abspath(folder or folder_paths.get_input_directory())
     path = Path(os.path.abspath(os.path.join(folder, name)))
     if not path.is_relative_to(folder) or not path.is_file():
-        raise ValueError(f'the file "{name[:80]}" is not in ComfyUI\'s {Path(folder).name} folder: add it again.')
+        raise fault(
+            'the file "{name}" is not in ComfyUI\'s {folder} folder: add it again.', name=name[:80], folder=Path(folder).name
+        )
     return path
 
 
@@ -55,7 +58,7 @@ def _read(item: Item, width: int, height: int, resize: str, length: int) -> torc
     path = media_path(item.media)
     taken = item.frames(media_length(path)[0])
     if len(taken) > length:
-        raise ValueError(f"it takes {len(taken)} frames, but the video has {length}: take fewer.")
+        raise fault("it takes {count} frames, but the video has {length}: take fewer.", count=len(taken), length=length)
     frames = islice(read_media(path), taken.start, taken.stop)
     return torch.cat([fit_images(frame, width, height, resize) for frame in frames])
 
@@ -70,7 +73,7 @@ def _connected(item: Item, images: dict | None) -> torch.Tensor:
 
 
 def _not_connected(item: Item) -> str:
-    return f'nothing is connected to image{item.input}: connect a picture, or give a file as "media".'
+    return say('nothing is connected to image{number}: connect a picture, or give a file as "media".', number=item.input)
 
 
 def _keyframe(item: Item, images: dict | None, *fit):
@@ -122,7 +125,7 @@ class PusaTimeline(io.ComfyNode):
         """Raises what is wrong: of a returned text the page says only that there is one."""
         _check_types(cls, input_types or {})
         if length is not None and length > LARGEST:
-            raise ValueError(f"A length of {length} frames was asked for; the most is {LARGEST}.")
+            raise fault("A length of {length} frames was asked for; the most is {most}.", length=length, most=LARGEST)
         if timeline is not None:
             connected = {name.removeprefix("images.") for name in input_types or {}}
             keyframes = [_outline(item, connected) for item in parse_timeline(timeline)]
@@ -153,7 +156,12 @@ def _check_types(node: type[io.ComfyNode], received: dict[str, str]) -> None:
     wanted = {entry.id: entry.get_io_type() for entry in node.define_schema().inputs} | {"images": "IMAGE"}
     for name, kind in received.items():
         if not validate_node_input(kind, wanted[name.split(".")[0]]):
-            raise ValueError(f"The input {name} got {kind}, but takes {wanted[name.split('.')[0]]}: connect another node.")
+            raise fault(
+                "The input {name} got {kind}, but takes {wanted}: connect another node.",
+                name=name,
+                kind=kind,
+                wanted=wanted[name.split(".")[0]],
+            )
 
 
 async def describe_media(request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..pusa_core.keyframes import Keyframe
+from ..pusa_core.messages import fault, mark, say
 from ..pusa_core.plan import Plan as ClipPlan
 from ..pusa_core.schedule import BEHAVIOURS
 
@@ -56,19 +57,19 @@ def previous_input() -> io.Input:
 
 # What may come in by a wire: an API prompt can have a constant there, which ComfyUI does not look at.
 WIRES = {
-    "a model": (("model", "high_noise_model", "low_noise_model"), lambda v: isinstance(v, ModelPatcher)),
-    "a latent": (
+    mark("a model"): (("model", "high_noise_model", "low_noise_model"), lambda v: isinstance(v, ModelPatcher)),
+    mark("a latent"): (
         ("latent", "latent1", "latent2"),
         lambda v: isinstance(v, dict) and isinstance(v.get("samples"), torch.Tensor),
     ),
-    "a VAE": (("vae",), lambda v: hasattr(v, "first_stage_model")),
-    "images": (("image", "images", "video"), lambda v: isinstance(v, torch.Tensor)),
-    "sigmas": (("sigmas",), lambda v: isinstance(v, torch.Tensor) and v.ndim == 1),
-    "what the Pusa keyframe nodes give": (
+    mark("a VAE"): (("vae",), lambda v: hasattr(v, "first_stage_model")),
+    mark("images"): (("image", "images", "video"), lambda v: isinstance(v, torch.Tensor)),
+    mark("sigmas"): (("sigmas",), lambda v: isinstance(v, torch.Tensor) and v.ndim == 1),
+    mark("what the Pusa keyframe nodes give"): (
         ("keyframes", "previous"),
         lambda v: isinstance(v, list) and all(isinstance(k, Keyframe) for k in v),
     ),
-    "what the Pusa Schedule node gives": (("schedule",), lambda v: isinstance(v, ClipPlan)),
+    mark("what the Pusa Schedule node gives"): (("schedule",), lambda v: isinstance(v, ClipPlan)),
 }
 
 
@@ -81,10 +82,15 @@ def check_wires(**wires: Any) -> None:
     for name, value in wires.items():
         what, fits = next((what, fits) for what, (names, fits) in WIRES.items() if name in names)
         if value is not None and not fits(value):
-            raise ValueError(f"The input {name} got {_described(value)}, but takes {what}: connect a node that gives that.")
+            raise fault(
+                "The input {name} got {value}, but takes {what}: connect a node that gives that.",
+                name=name,
+                value=_described(value),
+                what=say(what),
+            )
 
 
 def _described(value: Any) -> str:
     if isinstance(value, (str, int, float, bool)):
         return f"{str(value)[:40]!r}"
-    return f"a {type(value).__name__}"
+    return say("a {kind}", kind=type(value).__name__)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .messages import fault, mark
+
 VAES = {
-    16: "wan_2.1_vae.safetensors (for Wan2.1 and Wan2.2-A14B)",
-    48: "wan2.2_vae.safetensors (for Wan2.2-TI2V-5B)",
+    16: mark("wan_2.1_vae.safetensors (for Wan2.1 and Wan2.2-A14B)"),
+    48: mark("wan2.2_vae.safetensors (for Wan2.2-TI2V-5B)"),
 }
 
 
@@ -62,9 +64,9 @@ CHECKPOINTS = (
 
 # Conditionings of ComfyUI that add frames of their own to the model's input, which have no sigma in a schedule.
 EXTRA_FRAMES = {
-    "reference_latent": "a reference image",
-    "time_dim_concat": "extra frames in time",
-    "context_latents": "in-context reference latents",
+    "reference_latent": mark("a reference image"),
+    "time_dim_concat": mark("extra frames in time"),
+    "context_latents": mark("in-context reference latents"),
 }
 
 
@@ -80,9 +82,11 @@ def check_text_to_video(in_channels: int, out_channels: int) -> None:
         ValueError: it is an image-to-video or control model.
     """
     if in_channels != out_channels:
-        raise ValueError(
-            f"This Wan checkpoint takes {in_channels} input channels, so it is an image-to-video or control model: "
-            f"Pusa works on text-to-video (T2V) checkpoints, which take {out_channels}."
+        raise fault(
+            "This Wan checkpoint takes {in_channels} input channels, so it is an image-to-video or "
+            "control model: Pusa works on text-to-video (T2V) checkpoints, which take {out_channels}.",
+            in_channels=in_channels,
+            out_channels=out_channels,
         )
 
 

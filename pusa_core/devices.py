@@ -6,6 +6,8 @@ import gc
 
 import torch
 
+from .messages import fault, say
+
 AUTO = "auto"
 
 
@@ -34,14 +36,25 @@ def find_device(name: str = AUTO, process: int = 0) -> torch.device:
     else:
         device = _named(name)
         if device.type not in ("cpu", found and found.type):
-            there = f"the {found.type} that is here" if found else "the CPU (there is no accelerator that torch can use here)"
-            raise ValueError(f'The device "{name}" cannot be used: use {there}, or install a torch for it.')
+            usable = (
+                say("the {kind} that is here", kind=found.type)
+                if found
+                else say("the CPU (there is no accelerator that torch can use here)")
+            )
+            raise fault(
+                'The device "{name}" cannot be used: use {usable}, or install a torch for it.', name=name, usable=usable
+            )
     if device.type == "cpu":
         return torch.device("cpu")
     index = process if device.index is None else device.index
     if index >= (count := device_count()):
-        known = f"{device.type}:0" + (f" to {device.type}:{count - 1}" if count > 1 else "")
-        raise ValueError(f"{device.type}:{index} was asked for, but there is only {known}: use what is there.")
+        first, last = f"{device.type}:0", f"{device.type}:{count - 1}"
+        known = say("{first} to {last}", first=first, last=last) if count > 1 else first
+        raise fault(
+            "{device} was asked for, but there is only {known}: use what is there.",
+            device=f"{device.type}:{index}",
+            known=known,
+        )
     return torch.device(device.type, index)
 
 
@@ -49,7 +62,7 @@ def _named(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f'"{name[:40]}" is no device: use cuda, cuda:1, mps, cpu or auto.') from error
+        raise fault('"{name}" is no device: use cuda, cuda:1, mps, cpu or auto.', name=name[:40]) from error
 
 
 def device_count() -> int:

@@ -10,7 +10,7 @@ import re
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from .messages import describe, shorten
+from .messages import describe, fault, mark, say, shorten
 
 TEMPORAL_STRIDE = 4
 MAX_LENGTH = 1_000_001  # pixel frames; keeps a typing slip from allocating a latent of terabytes
@@ -25,13 +25,13 @@ def check_integer(value: Any, what: str) -> None:
     """Refuses what is no whole number.
 
     Args:
-        what: what the message calls it, such as "The length of a clip".
+        what: what the message calls it, such as mark("The length of a clip").
 
     Raises:
         ValueError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{what} must be a whole number, not {describe(value)}.")
+        raise fault("{what} must be a whole number, not {value}.", what=say(what), value=describe(value))
 
 
 def latent_length(length: int) -> int:
@@ -40,13 +40,22 @@ def latent_length(length: int) -> int:
     Raises:
         ValueError: `length` is not 4n+1.
     """
-    check_integer(length, "The length of a clip")
+    check_integer(length, mark("The length of a clip"))
     if not 1 <= length <= MAX_LENGTH:
-        raise ValueError(f"A clip of {describe(length)} frames was asked for; give a length from 1 to {MAX_LENGTH}.")
+        raise fault(
+            "A clip of {length} frames was asked for; give a length from 1 to {most}.",
+            length=describe(length),
+            most=MAX_LENGTH,
+        )
     rest = (length - 1) % TEMPORAL_STRIDE
     if rest:
         lower, upper = length - rest, length - rest + TEMPORAL_STRIDE
-        raise ValueError(f"A length of {length} frames is not 4n+1, which Wan's VAE needs; use {lower} or {upper}.")
+        raise fault(
+            "A length of {length} frames is not 4n+1, which Wan's VAE needs; use {lower} or {upper}.",
+            length=length,
+            lower=lower,
+            upper=upper,
+        )
     return (length - 1) // TEMPORAL_STRIDE + 1
 
 
@@ -68,18 +77,32 @@ def pixel_frames(latent: int) -> range:
 
 
 def spoken_count(frames: int) -> str:
-    return "1 frame" if frames == 1 else f"{frames} frames"
+    return say("1 frame") if frames == 1 else say("{count} frames", count=frames)
 
 
 def spoken_frames(latent: int) -> str:
     """`frames 17-20`: the pixel frames that a latent frame holds, in words."""
     pixels = pixel_frames(latent)
-    return f"frame {pixels[0]}" if len(pixels) == 1 else f"frames {pixels[0]}-{pixels[-1]}"
+    if len(pixels) == 1:
+        return say("frame {number}", number=pixels[0])
+    return say("frames {first}-{last}", first=pixels[0], last=pixels[-1])
 
 
 def describe_latent_frame(latent: int) -> str:
     """`latent frame 5 (frames 17-20)`: a latent frame as users see it."""
-    return f"latent frame {latent} ({spoken_frames(latent)})"
+    return say("latent frame {number} ({frames})", number=latent, frames=spoken_frames(latent))
+
+
+_OUTSIDE = {
+    "pixel": mark(
+        "Pixel frame {index} lies outside the clip, which has {total} pixel frames: use 0 to {last}, or -{total} to -1 to "
+        "count from the end."
+    ),
+    "latent": mark(
+        "Latent frame {index} lies outside the clip, which has {total} latent frames: use 0 to {last}, or -{total} to -1 to "
+        "count from the end."
+    ),
+}
 
 
 def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
@@ -93,14 +116,11 @@ def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
         ValueError: the index lies outside the clip.
     """
     if unit not in ("pixel", "latent"):
-        raise ValueError(f"A frame index counts 'pixel' or 'latent' frames, not {describe(unit)}.")
-    check_integer(index, "A frame index")
+        raise fault("A frame index counts 'pixel' or 'latent' frames, not {unit}.", unit=describe(unit))
+    check_integer(index, mark("A frame index"))
     total = pixel_length(latents) if unit == "pixel" else latents
     if not -total <= index < total:
-        raise ValueError(
-            f"{unit.capitalize()} frame {describe(index)} lies outside the clip, which has {total} {unit} frames: "
-            f"use 0 to {total - 1}, or -{total} to -1 to count from the end."
-        )
+        raise fault(_OUTSIDE[unit], index=describe(index), total=total, last=total - 1)
     position = index % total
     return latent_frame(position) if unit == "pixel" else position
 
@@ -108,13 +128,15 @@ def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
 def _fields(text: str, what: str, example: str) -> list[str]:
     fields = [field.strip() for field in text.split(",")]
     if not any(fields):
-        raise ValueError(f'No {what} were given: write them separated by commas, for example "{example}".')
+        raise fault(
+            'No {what} were given: write them separated by commas, for example "{example}".', what=say(what), example=example
+        )
     if not all(fields):
-        raise ValueError(f'"{shorten(text)}" has an empty entry between commas; remove the extra comma.')
+        raise fault('"{text}" has an empty entry between commas; remove the extra comma.', text=shorten(text))
     return fields
 
 
-def parse_positions(text: str, what: str = "positions") -> list[int]:
+def parse_positions(text: str, what: str = mark("positions")) -> list[int]:
     """Reads frame positions, `"0, 20"` or `"0,-1"`; negatives count from the end.
 
     Raises:
@@ -123,7 +145,7 @@ def parse_positions(text: str, what: str = "positions") -> list[int]:
     fields = _fields(text, what, "0, 20")
     for field in fields:
         if not _INTEGER.match(field):
-            raise ValueError(f'"{shorten(field)}" is not a frame position; write whole numbers, for example "0, 20".')
+            raise fault('"{field}" is not a frame position; write whole numbers, for example "0, 20".', field=shorten(field))
     return [int(field) for field in fields]
 
 
@@ -135,13 +157,17 @@ def check_multiplier(value: Any) -> float:
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= 1):
-        raise ValueError(f"A noise multiplier of {describe(value)} was given; it must be from 0 (clean) to 1 (all noise).")
+        raise fault(
+            "A noise multiplier of {value} was given; it must be from 0 (clean) to 1 (all noise).", value=describe(value)
+        )
     return float(value)
 
 
 def _multiplier(field: str) -> float:
     if not _NUMBER.match(field):
-        raise ValueError(f'"{shorten(field)}" is not a noise multiplier; write numbers from 0 to 1, for example "0.2, 0.5".')
+        raise fault(
+            '"{field}" is not a noise multiplier; write numbers from 0 to 1, for example "0.2, 0.5".', field=shorten(field)
+        )
     return check_multiplier(float(field))
 
 
@@ -157,13 +183,15 @@ def parse_multipliers(text: str, count: int) -> list[float]:
     start, is_ramp, end = " ".join(text.split()).partition(" to ")
     if is_ramp:
         return linear_ramp(_multiplier(start), _multiplier(end), count)
-    values = [_multiplier(field) for field in _fields(text, "noise multipliers", "0.2, 0.5")]
+    values = [_multiplier(field) for field in _fields(text, mark("noise multipliers"), "0.2, 0.5")]
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise ValueError(
-            f"{len(values)} noise multipliers were given for {count} latent frames: give one for each, one for all, "
-            'or a ramp such as "0 to 0.5".'
+        raise fault(
+            "{given} noise multipliers were given for {count} latent frames: give one for each, one for "
+            'all, or a ramp such as "0 to 0.5".',
+            given=len(values),
+            count=count,
         )
     return values
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from .messages import describe, shorten
+from .messages import describe, fault, say, shorten
 
 MAX_DIGITS = 18  # of a whole number: what 64 bits hold
 
@@ -15,35 +15,40 @@ def read_object(text: object, what: str, limit: int) -> dict[str, Any]:
     """The object that a JSON text holds; its numbers are finite and of at most 18 digits.
 
     Args:
-        what: what messages call it, such as "The schedule".
+        what: what messages call it, such as mark("The schedule").
         limit: characters that it may have.
 
     Raises:
         ValueError: the text is no such object, holds a number out of range, is too long or nested too deeply.
     """
     if not isinstance(text, str):
-        raise ValueError(f"{what} must be a text, a JSON object, not {describe(text)}.")
+        raise fault("{what} must be a text, a JSON object, not {text}.", what=say(what), text=describe(text))
     if len(text) > limit:
-        raise ValueError(f"{what} has {len(text)} characters, which is more than the {limit} that are read.")
+        raise fault(
+            "{what} has {count} characters, which is more than the {limit} that are read.",
+            what=say(what),
+            count=len(text),
+            limit=limit,
+        )
     try:
         data = json.loads(text, parse_int=_integer, parse_float=_number)
     except RecursionError as error:
-        raise ValueError(f"{what} is not valid JSON: it is nested too deeply.") from error
+        raise fault("{what} is not valid JSON: it is nested too deeply.", what=say(what)) from error
     except ValueError as error:
-        raise ValueError(f"{what} is not valid JSON: {error}.") from error
+        raise fault("{what} is not valid JSON: {error}.", what=say(what), error=error) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{what} must be a JSON object, not {describe(data)}.")
+        raise fault("{what} must be a JSON object, not {data}.", what=say(what), data=describe(data))
     return data
 
 
 def _integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"the number {shorten(digits)} is too large")
+        raise fault("the number {digits} is too large", digits=shorten(digits))
     return int(digits)
 
 
 def _number(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"the number {shorten(digits)} is too large")
+        raise fault("the number {digits} is too large", digits=shorten(digits))
     return number

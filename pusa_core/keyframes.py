@@ -23,7 +23,7 @@ from .frames import (
     resolve_index,
     spoken_count,
 )
-from .messages import describe
+from .messages import describe, fault, mark, say
 from .resize import check_pictures
 from .schedule import Behaviour
 
@@ -66,10 +66,12 @@ def check_keyframes(keyframes: Any) -> list[Keyframe]:
         ValueError: it is no list, or holds something else.
     """
     if not isinstance(keyframes, (list, tuple)):
-        raise ValueError(f"{describe(keyframes)} was given instead of keyframes: connect a Pusa keyframe node.")
+        raise fault(
+            "{keyframes} was given instead of keyframes: connect a Pusa keyframe node.", keyframes=describe(keyframes)
+        )
     for keyframe in keyframes:
         if not isinstance(keyframe, Keyframe):
-            raise ValueError(f"{describe(keyframe)} is among the keyframes: connect a Pusa keyframe node.")
+            raise fault("{keyframe} is among the keyframes: connect a Pusa keyframe node.", keyframe=describe(keyframe))
     return [*keyframes]
 
 
@@ -103,7 +105,7 @@ def clip_keyframe(
     try:
         latents = _latents_of(count, "pixel", index == 0)
     except ValueError as error:
-        raise ValueError(f"{error} Separate pictures go to Pusa Keyframes From Text.") from error
+        raise fault("{error} Separate pictures go to Pusa Keyframes From Text.", error=error) from error
     pictures, kept = _last(pictures, latents, index == 0)
     return Keyframe(pictures, kept, index, unit, (check_multiplier(multiplier),) * latents, behaviour)
 
@@ -119,9 +121,11 @@ def keyframes_from_text(
     check_pictures(pictures)
     indices = parse_positions(positions)
     if len(indices) != len(pictures):
-        raise ValueError(
-            f'{len(pictures)} pictures were given with {len(indices)} positions ("{positions.strip()[:40]}"): '
-            "give one position for each picture."
+        raise fault(
+            '{pictures} pictures were given with {count} positions ("{positions}"): give one position for each picture.',
+            pictures=len(pictures),
+            count=len(indices),
+            positions=positions.strip()[:40],
         )
     values = parse_multipliers(multipliers, len(indices))
     return [still_keyframe(pictures[i : i + 1], indices[i], unit, values[i], behaviour) for i in range(len(indices))]
@@ -170,22 +174,30 @@ def video_keyframes(
 
 def _check_choice(value: object, choices: Any, what: str) -> None:
     if value not in get_args(choices):
-        raise ValueError(f'"{what}" is {describe(value)}; it must be one of {", ".join(get_args(choices))}.')
+        raise fault(
+            '"{what}" is {value}; it must be one of {choices}.',
+            what=what,
+            value=describe(value),
+            choices=", ".join(get_args(choices)),
+        )
 
 
 def _chosen_keyframe(
     pictures: Tensor, chosen: str, unit: FrameUnit, place: Place, index: int, multipliers: str, behaviour: Behaviour
 ) -> Keyframe:
     unused = (len(pictures) - 1) % TEMPORAL_STRIDE
-    remark = f" The clip's last {unused} frames are not used, because it is not 4n+1 frames long." if unused else ""
+    remark = ""
+    if unused:
+        remark = " " + say("The clip's last {unused} frames are not used, because it is not 4n+1 frames long.", unused=unused)
     latents = latent_length(len(pictures) - unused)
     named = _named_frames(chosen, unit, latents, remark)
     kept, values = zip(*sorted(zip(named, parse_multipliers(multipliers, len(named)))))
     if place == "index" and index == 0 and kept[0] > 0:
         if len(kept) > 1:
-            raise ValueError(
-                f"The chosen frames begin with {describe_latent_frame(kept[0])} of the clip, whose 4 frames do not fit on "
-                "frame 0: choose frame 0 too, or place them at 1 or later."
+            raise fault(
+                "The chosen frames begin with {latent} of the clip, whose 4 frames do not fit on frame 0: "
+                "choose frame 0 too, or place them at 1 or later.",
+                latent=describe_latent_frame(kept[0]),
             )
         return still_keyframe(pictures[pixel_frames(kept[0])[-1] :][:1], index, unit, values[0], behaviour)
     if place != "index":
@@ -198,20 +210,26 @@ def _chosen_keyframe(
 def _named_frames(chosen: str, unit: FrameUnit, latents: int, remark: str) -> list[int]:
     """The latent frames of a clip that a text names, each once, in its order."""
     try:
-        named = [resolve_index(i, unit, latents) for i in parse_positions(chosen, "chosen frames")]
+        named = [resolve_index(i, unit, latents) for i in parse_positions(chosen, mark("chosen frames"))]
     except ValueError as error:
         raise ValueError(f"{error}{remark}") from error
     for position, latent in enumerate(named):
         if latent in named[:position]:
-            raise ValueError(f"The chosen frames name {describe_latent_frame(latent)} of the clip twice; name it once.")
+            raise fault(
+                "The chosen frames name {latent} of the clip twice; name it once.", latent=describe_latent_frame(latent)
+            )
     return named
 
 
 def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
     """How many latents `count` frames of a clip are, at the start of the new clip or later in it."""
-    check_integer(count, "The number of frames to take")
+    check_integer(count, mark("The number of frames to take"))
     if not 1 <= count <= MAX_LENGTH:
-        raise ValueError(f"{describe(count)} frames of the clip were asked for; take at least 1 and at most {MAX_LENGTH}.")
+        raise fault(
+            "{count} frames of the clip were asked for; take at least 1 and at most {most}.",
+            count=describe(count),
+            most=MAX_LENGTH,
+        )
     if unit == "latent":
         return count
     if at_start:
@@ -219,17 +237,22 @@ def _latents_of(count: int, unit: FrameUnit, at_start: bool) -> int:
     if count > 1 and count % TEMPORAL_STRIDE in (0, 1):
         return count // TEMPORAL_STRIDE
     lower = max(count - count % TEMPORAL_STRIDE, TEMPORAL_STRIDE)
-    raise ValueError(
-        f"{spoken_count(count)} of a clip cannot be placed later than its start, where a latent frame holds 4 frames: "
-        f"use {lower} or {lower + TEMPORAL_STRIDE}."
+    raise fault(
+        "{count} of a clip cannot be placed later than its start, where a latent frame holds 4 frames: "
+        "use {lower} or {upper}.",
+        count=spoken_count(count),
+        lower=lower,
+        upper=lower + TEMPORAL_STRIDE,
     )
 
 
 def _require(pictures: Tensor, needed: int, latents: int) -> None:
     if len(pictures) < needed:
-        raise ValueError(
-            f"The clip has {spoken_count(len(pictures))}, but {latents} latent frames of it need {needed}: "
-            "take fewer or give a longer clip."
+        raise fault(
+            "The clip has {count}, but {latents} latent frames of it need {needed}: take fewer or give a longer clip.",
+            count=spoken_count(len(pictures)),
+            latents=latents,
+            needed=needed,
         )
 
 

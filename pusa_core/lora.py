@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .lora_files import AGAIN, LoraError, adapter_file, damaged_config, is_plain, load_tensors, peft_config, short_name
-from .messages import describe, shorten
+from .messages import both, describe, mark, say, shorten
 from .peft_config import PeftConfig
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -46,9 +46,9 @@ _KEY = re.compile(r"(?P<path>.+)\.(?P<role>lora_A|lora_B|lora_down|lora_up|alpha
 _MODULE = re.compile(r"(.*?\.)?(lora_unet_)?blocks[._](?P<block>[0-9]{1,4})[._](?P<tail>.+)")
 _ADAPTER_HINT = re.compile(r"lora|loha|lokr|hada|\.alpha$|\.diff(_b)?$", re.IGNORECASE)
 
-OTHER_LOADER = "it does not look like a Pusa LoRA, use ComfyUI's own LoRA loader for others"
-INCOMPLETE = "it is incomplete, download it again, or use ComfyUI's own LoRA loader if it is no Pusa LoRA"
-OTHER_MODEL = "it was made for another model, choose that one"
+OTHER_LOADER = mark("it does not look like a Pusa LoRA, use ComfyUI's own LoRA loader for others")
+INCOMPLETE = mark("it is incomplete, download it again, or use ComfyUI's own LoRA loader if it is no Pusa LoRA")
+OTHER_MODEL = mark("it was made for another model, choose that one")
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,22 @@ class LoraReport:
     scale_max: float
 
     def __str__(self) -> str:
-        mean = "" if self.rank_min == self.rank_max else f" (mean {self.rank_mean:.1f})"
         left = ", ".join(f"{count} {kind}" for kind, count in self.unmatched.items())
-        return (
-            f"{self.name}: {self.matched} of {self.total} modules{left and f'; not in it: {left}'}\n"
-            f"rank {_span(self.rank_min, self.rank_max)}{mean}, {' and '.join(self.dtypes)}, "
-            f"{_amount(self.parameters)} parameters, {_amount(self.size_bytes)}B\n"
-            f"scale in the file {_span(self.scale_min, self.scale_max)}, keys like {self.spelling}"
-        )
+        rest = say("; not in it: {modules}", modules=left) if left else ""
+        mean = "" if self.rank_min == self.rank_max else say(" (mean {rank:.1f})", rank=self.rank_mean)
+        return say(
+            "{name}: {matched} of {total} modules{rest}\n"
+            "rank {rank}{mean}, {dtypes}, {parameters} parameters, {size}B\n"
+            "scale in the file {scale}, keys like {spelling}",
+            name=self.name, matched=self.matched, total=self.total, rest=rest,
+            rank=_span(self.rank_min, self.rank_max), mean=mean, dtypes=both(*self.dtypes),
+            parameters=_amount(self.parameters), size=_amount(self.size_bytes),
+            scale=_span(self.scale_min, self.scale_max), spelling=self.spelling,
+        )  # fmt: skip
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{low:g}" if low == high else say("{first} to {last}", first=f"{low:g}", last=f"{high:g}")
 
 
 def _amount(number: int) -> str:
@@ -177,16 +181,21 @@ def _sort_keys(name: str, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]
         other = parts.setdefault(module, {}).setdefault(role, key)
         if other != key:
             raise LoraError(
-                f"{name} holds more than one LoRA for the same module ({shorten(other, 100)} and {shorten(key, 100)}): "
-                "split it into one file for each, such as one for the high-noise and one for the low-noise model."
+                say(
+                    "{name} holds more than one LoRA for the same module ({other} and {key}): split it into "
+                    "one file for each, such as one for the high-noise and one for the low-noise model.",
+                    name=name,
+                    other=shorten(other, 100),
+                    key=shorten(key, 100),
+                )
             )
     return parts, strays
 
 
 def _examples(keys: Iterable[str]) -> str:
     keys = list(keys)
-    rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(shorten(key, 100) for key in keys[:3]) + rest
+    shown = ", ".join(shorten(key, 100) for key in keys[:3])
+    return say("{names} and {count} more", names=shown, count=len(keys) - 3) if len(keys) > 3 else shown
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -210,11 +219,16 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
     named = {key if isinstance(key, str) else describe(key): value for key, value in stored.items()}
     tensors = {key: value for key, value in named.items() if is_plain(value)}
     if not tensors:
-        raise LoraError(f"{name} holds no tensors: choose a LoRA file, or {AGAIN}.")
+        raise LoraError(say("{name} holds no tensors: choose a LoRA file, or {again}.", name=name, again=say(AGAIN)))
     if not any(_ADAPTER_HINT.search(key) for key in tensors):
         raise LoraError(
-            f"{name} holds {len(tensors)} tensors without a LoRA among them ({_examples(tensors)}): "
-            "it looks like a whole model, so choose it in a model loader and a LoRA here."
+            say(
+                "{name} holds {count} tensors without a LoRA among them ({names}): it looks like a whole "
+                "model, so choose it in a model loader and a LoRA here.",
+                name=name,
+                count=len(tensors),
+                names=_examples(tensors),
+            )
         )
     parts, strays = _sort_keys(name, tensors)
     strays += [key for key in named if key not in tensors]
@@ -227,7 +241,7 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
         raise
     except ValueError as error:
         raise damaged_config(file, error) from error
-    spelling = next((shorten(keys["down"], 100) for keys in pairs.values()), "none that is known")
+    spelling = next((shorten(keys["down"], 100) for keys in pairs.values()), say("none that is known"))
     return PusaLora(modules, name, spelling, tuple(strays), tuple(halves))
 
 
@@ -244,16 +258,18 @@ def _number(name: str, key: str, tensors: dict[str, Tensor]) -> float:
     try:
         return float(tensors[key])
     except (RuntimeError, TypeError, ValueError) as error:
-        raise LoraError(f"{name} is damaged, {shorten(key, 100)} must be one number: {AGAIN}.") from error
+        raise LoraError(
+            say("{name} is damaged, {key} must be one number: {again}.", name=name, key=shorten(key, 100), again=say(AGAIN))
+        ) from error
 
 
 # --- Fitting ---------------------------------------------------------------------------------------------------------
 
 
 PAIR_FAULTS: dict[str, Callable[[LoraModule], bool]] = {
-    "tensors that do not have 2 dimensions": lambda pair: pair.down.ndim != 2 or pair.up.ndim != 2,
-    "tensors that are not floating point": lambda pair: not {pair.down.dtype, pair.up.dtype} <= FLOATS,
-    "pairs whose ranks disagree or are zero": lambda pair: pair.rank == 0 or pair.rank != pair.up.shape[1],
+    mark("tensors that do not have 2 dimensions"): lambda pair: pair.down.ndim != 2 or pair.up.ndim != 2,
+    mark("tensors that are not floating point"): lambda pair: not {pair.down.dtype, pair.up.dtype} <= FLOATS,
+    mark("pairs whose ranks disagree or are zero"): lambda pair: pair.rank == 0 or pair.rank != pair.up.shape[1],
 }
 
 
@@ -268,23 +284,31 @@ def fit(lora: PusaLora, shapes: Shapes) -> LoraReport:
         LoraError: it is another model's LoRA, of another width, incomplete, damaged, or holds more than Pusa does.
     """
     if not shapes:
-        raise LoraError(f"{lora.name} cannot be applied, the model has no Wan blocks: choose a Wan model.")
+        raise LoraError(say("{name} cannot be applied, the model has no Wan blocks: choose a Wan model.", name=lora.name))
     if not lora.modules and not lora.halves:
-        _refuse(lora, "only keys of another model's modules", lora.strays or ("none",), "choose a Pusa LoRA")
-    _refuse(lora, "keys without their counterpart", lora.halves, AGAIN)
+        _refuse(lora, mark("only keys of another model's modules"), lora.strays or (say("none"),), mark("choose a Pusa LoRA"))
+    _refuse(lora, mark("keys without their counterpart"), lora.halves, AGAIN)
     for fault, has_fault in PAIR_FAULTS.items():
         _refuse(lora, fault, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
     _check_width(lora, shapes)
     _check_modules(lora, shapes)
     infinite = [name for name, module in lora.modules.items() if not _is_finite(module)]
-    _refuse(lora, "numbers that are infinite or not a number", infinite, f"{AGAIN}, or ask its maker")
+    _refuse(lora, mark("numbers that are infinite or not a number"), infinite, mark("download it again, or ask its maker"))
     return _report(lora, shapes)
 
 
 def _refuse(lora: PusaLora, what: str, where: Collection[str], advice: str) -> None:
     """Raises if there is any place where the LoRA has what it must not have."""
     if where:
-        raise LoraError(f"{lora.name} has {what} ({_examples(where)}): {advice}.")
+        raise LoraError(
+            say(
+                "{name} has {what} ({where}): {advice}.",
+                name=lora.name,
+                what=say(what),
+                where=_examples(where),
+                advice=say(advice),
+            )
+        )
 
 
 def _check_width(lora: PusaLora, shapes: Shapes) -> None:
@@ -293,8 +317,13 @@ def _check_width(lora: PusaLora, shapes: Shapes) -> None:
     model = _width(*next(iter(shapes.items())))
     if made_for != model:
         raise LoraError(
-            f"{lora.name} was made for a Wan model of width {_size(made_for)}, this model has width {_size(model)}: "
-            "choose a LoRA and a model that belong together."
+            say(
+                "{name} was made for a Wan model of width {made_for}, this model has width {model}: choose a "
+                "LoRA and a model that belong together.",
+                name=lora.name,
+                made_for=_size(made_for),
+                model=_size(model),
+            )
         )
 
 
@@ -309,16 +338,16 @@ def _size(width: int) -> str:
 
 def _check_modules(lora: PusaLora, shapes: Shapes) -> None:
     """The LoRA's modules are modules of the model, and each kind that it has is there in every block."""
-    _refuse(lora, "keys that are no LoRA pairs of Wan's attention and feed-forward modules", lora.strays, OTHER_LOADER)
+    _refuse(lora, mark("keys that are no LoRA pairs of Wan's attention and feed-forward modules"), lora.strays, OTHER_LOADER)
     lacking = [name for name in lora.modules if name not in shapes]
-    _refuse(lora, "modules that this model lacks", lacking, OTHER_MODEL)
+    _refuse(lora, mark("modules that this model lacks"), lacking, OTHER_MODEL)
     wrong = [name for name, m in lora.modules.items() if (m.up.shape[0], m.down.shape[1]) != tuple(shapes[name])]
-    _refuse(lora, "modules of another shape than this model's", wrong, OTHER_MODEL)
+    _refuse(lora, mark("modules of another shape than this model's"), wrong, OTHER_MODEL)
     kinds = {_kind(name) for name in lora.modules}
     beyond = [name for name, m in lora.modules.items() if m.rank > max(shapes[name])]
-    _refuse(lora, "pairs of a larger rank than the module's own size", beyond, AGAIN)
+    _refuse(lora, mark("pairs of a larger rank than the module's own size"), beyond, AGAIN)
     missing = [name for name in shapes if _kind(name) in kinds and name not in lora.modules]
-    _refuse(lora, "nothing for some blocks, though it has for others", missing, INCOMPLETE)
+    _refuse(lora, mark("nothing for some blocks, though it has for others"), missing, INCOMPLETE)
 
 
 def _kind(name: str) -> str:

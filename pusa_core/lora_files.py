@@ -10,15 +10,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .messages import shorten
+from .messages import either, mark, say, shorten
 from .peft_config import PeftConfig, read_peft_config
 from .pickle_scan import TooMuch, scan
 
 WRAPPERS = ("state_dict", "module", "model")
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-AGAIN = "download it again"
-SAFETENSORS = "ask for the safetensors form of this LoRA"
+AGAIN = mark("download it again")
+SAFETENSORS = mark("ask for the safetensors form of this LoRA")
 MAX_SHARED = 4  # times a torch file's size that its tensors may have, for several may share numbers
 
 
@@ -37,11 +37,20 @@ def adapter_file(path: Path) -> Path:
         return path
     name = short_name(path)
     if not _exists(path / CONFIG_FILE):
-        raise LoraError(f"The folder {name} is no PEFT adapter, {CONFIG_FILE} is missing: choose a file.")
+        raise LoraError(
+            say("The folder {name} is no PEFT adapter, {config} is missing: choose a file.", name=name, config=CONFIG_FILE)
+        )
     for weights in ADAPTER_FILES:
         if _exists(path / weights):
             return path / weights
-    raise LoraError(f"The folder {name} has no {' or '.join(ADAPTER_FILES)}: {AGAIN} or choose a file.")
+    raise LoraError(
+        say(
+            "The folder {name} has no {files}: {again} or choose a file.",
+            name=name,
+            files=either(*ADAPTER_FILES),
+            again=say(AGAIN),
+        )
+    )
 
 
 def _exists(path: Path, folder: bool = False) -> bool:
@@ -59,30 +68,32 @@ def load_tensors(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
         return _load_safetensors(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return _load_pickle(path, is_zip=head.startswith(b"PK")), {}
-    raise LoraError(f"{short_name(path)} {_what_it_is(head)}.")
+    raise LoraError(say(_what_it_is(head), name=short_name(path), again=say(AGAIN)))
 
 
 def _head(path: Path) -> bytes:
     if not _exists(path):
-        raise LoraError(f"{shorten(str(path), 200)} is not there or is not a file: check the path.")
+        raise LoraError(say("{path} is not there or is not a file: check the path.", path=shorten(str(path), 200)))
     try:
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
-        raise LoraError(f"{short_name(path)} cannot be opened ({error.strerror}): check its permissions.") from error
+        raise LoraError(
+            say("{name} cannot be opened ({reason}): check its permissions.", name=short_name(path), reason=error.strerror)
+        ) from error
 
 
 def _what_it_is(head: bytes) -> str:
     """Why bytes that start neither a safetensors nor a torch file are of no use, and what to do."""
     if not head:
-        return f"is empty: {AGAIN}"
+        return mark("{name} is empty: {again}.")
     if head.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the LoRA itself: fetch it with `git lfs pull` or from the web page"
+        return mark("{name} is a git-lfs pointer, not the LoRA itself: fetch it with `git lfs pull` or from the web page.")
     if head.startswith(b"GGUF"):
-        return "is a GGUF model, not a LoRA: choose it in a GGUF model loader and a LoRA here"
+        return mark("{name} is a GGUF model, not a LoRA: choose it in a GGUF model loader and a LoRA here.")
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
-        return f"is a text or web page, not a LoRA; the download may have failed: {AGAIN}"
-    return f"is neither a safetensors nor a PyTorch file, or is cut off: {AGAIN}"
+        return mark("{name} is a text or web page, not a LoRA; the download may have failed: {again}.")
+    return mark("{name} is neither a safetensors nor a PyTorch file, or is cut off: {again}.")
 
 
 def _first_line(error: Exception) -> str:
@@ -95,8 +106,19 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # damaged files raise a dozen types
         raise LoraError(
-            f"{short_name(path)} is a damaged or incomplete safetensors file ({_first_line(error)}): {AGAIN}."
+            say(
+                "{name} is a damaged or incomplete safetensors file ({error}): {again}.",
+                name=short_name(path),
+                error=_first_line(error),
+                again=say(AGAIN),
+            )
         ) from error
+
+
+_DAMAGED = {
+    True: mark("{name} is a zip archive but no PyTorch file, or damaged ({error}): {again}, or unpack it."),
+    False: mark("{name} is a damaged or incomplete PyTorch file ({error}): {again}."),
+}
 
 
 def _load_pickle(path: Path, is_zip: bool) -> dict[Any, Any]:
@@ -109,14 +131,24 @@ def _load_pickle(path: Path, is_zip: bool) -> dict[Any, Any]:
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip and not misnamed)
     except pickle.UnpicklingError as error:
         raise LoraError(
-            f"{name} was refused, because it contains code or objects that are not plain tensors; "
-            f"nothing of it was run: {SAFETENSORS}."
+            say(
+                "{name} was refused, because it contains code or objects that are not plain tensors; nothing "
+                "of it was run: {advice}.",
+                name=name,
+                advice=say(SAFETENSORS),
+            )
         ) from error
     except TooMuch as error:
-        raise LoraError(f"{name} was not opened, because what it holds beside tensors {error}: {SAFETENSORS}.") from error
+        raise LoraError(
+            say(
+                "{name} was not opened, because what it holds beside tensors {error}: {advice}.",
+                name=name,
+                error=error,
+                advice=say(SAFETENSORS),
+            )
+        ) from error
     except Exception as error:  # damaged files raise a dozen types
-        kind = "zip archive but no PyTorch file, or damaged" if is_zip else "damaged or incomplete PyTorch file"
-        raise LoraError(f"{name} is a {kind} ({_first_line(error)}): {AGAIN}{', or unpack it' * is_zip}.") from error
+        raise LoraError(say(_DAMAGED[is_zip], name=name, error=_first_line(error), again=say(AGAIN))) from error
     tensors = _unwrap(name, content)
     _check_size(path, tensors)
     return tensors
@@ -128,8 +160,13 @@ def _check_size(path: Path, tensors: dict[Any, Any]) -> None:
     size = sum(value.numel() * value.element_size() for value in tensors.values() if is_plain(value))
     if size > MAX_SHARED * stored:
         raise LoraError(
-            f"{short_name(path)} has tensors of {size} bytes in a file of {stored}, so most of their numbers are copies: "
-            f"{SAFETENSORS}."
+            say(
+                "{name} has tensors of {size} bytes in a file of {stored}, so most of their numbers are copies: {advice}.",
+                name=short_name(path),
+                size=size,
+                stored=stored,
+                advice=say(SAFETENSORS),
+            )
         )
 
 
@@ -147,7 +184,9 @@ def _unwrap(name: str, content: Any) -> dict[Any, Any]:
         inner = [content[key] for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
         content = inner[0] if inner else content
     if not isinstance(content, dict):
-        raise LoraError(f"{name} holds a {type(content).__name__} instead of named tensors: choose a LoRA file.")
+        raise LoraError(
+            say("{name} holds a {kind} instead of named tensors: choose a LoRA file.", name=name, kind=type(content).__name__)
+        )
     return content
 
 
@@ -161,4 +200,9 @@ def peft_config(file: Path, metadata: dict[str, str]) -> PeftConfig | None:
 
 
 def damaged_config(file: Path, error: Exception) -> LoraError:
-    return LoraError(f"The adapter config of {short_name(file)} is damaged, {str(error).rstrip('.')}: {AGAIN}.")
+    fault = str(error).rstrip(".\u3002")  # a full stop in East Asian writing
+    return LoraError(
+        say(
+            "The adapter config of {name} is damaged, {fault}: {again}.", name=short_name(file), fault=fault, again=say(AGAIN)
+        )
+    )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
+from .messages import fault
 from .video_files import count_frames, frame_rate, read_frames
 
 
@@ -36,7 +37,7 @@ def read_media(path: Path) -> Iterator[Tensor]:
             for frame in ImageSequence.Iterator(image):
                 yield _pixels(ImageOps.exif_transpose(frame))
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}): check the file.") from error
+        raise fault("{name} cannot be read ({error}): check the file.", name=path.name, error=error) from error
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -55,5 +56,5 @@ def media_length(path: Path) -> tuple[int, float]:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1), 0.0
     if next(read_frames(path), None) is None:  # counting does not decode
-        raise ValueError(f"{path.name} has no frames: check the file.")
+        raise fault("{name} has no frames: check the file.", name=path.name)
     return count_frames(path), frame_rate(path)

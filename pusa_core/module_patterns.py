@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .messages import shorten
+from .messages import say, shorten
 
 MAX_PATTERN = 200  # characters of a pattern that is no plain text
 MAX_DEPTH = 8  # of its parentheses
@@ -69,7 +69,7 @@ class ModulePatterns:
     def _spend(self, work: int) -> None:
         self._work += work
         if self._work > MAX_WORK:
-            raise PatternError("its patterns of module names take too long to match")
+            raise PatternError(say("its patterns of module names take too long to match"))
 
 
 class _Parser:
@@ -83,7 +83,9 @@ class _Parser:
             raise self.error()
 
     def error(self) -> PatternError:
-        return PatternError(f'the pattern "{shorten(self.pattern)}" is not understood, use names of modules')
+        return PatternError(
+            say('the pattern "{pattern}" is not understood, use names of modules', pattern=shorten(self.pattern))
+        )
 
     def parse(self) -> Step:
         step = self.alternatives(0)

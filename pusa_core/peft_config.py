@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .json_input import read_object
-from .messages import describe, shorten
+from .messages import describe, fault, mark, shorten
 from .module_patterns import ModulePatterns
 
 MAX_CONFIG = 2**20  # characters; a pattern for each of 400 modules takes a tenth
 METADATA_KEY = "lora_adapter_metadata"
+IT = mark("it")  # behind "The adapter config of ... is damaged, "
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class PeftConfig:
         name = module.removeprefix("base_model.model.")
         r = self.ranks.get(name, self.rank)
         if r != rank:
-            raise ValueError(f"it says rank {r}, but {shorten(name, 80)} has rank {rank}")
+            raise fault("it says rank {stated}, but {name} has rank {rank}", stated=r, name=shorten(name, 80), rank=rank)
         alpha = self.alphas.get(name, self.alpha)
         return alpha / (math.sqrt(r) if self.by_root else r) if r else 0.0
 
@@ -63,9 +64,9 @@ def read_peft_config(beside: Path | None, metadata: Mapping[str, str]) -> PeftCo
     """
     if beside is not None:
         with beside.open(encoding="utf-8") as file:
-            return _config(read_object(file.read(MAX_CONFIG + 1), "it", MAX_CONFIG))
+            return _config(read_object(file.read(MAX_CONFIG + 1), IT, MAX_CONFIG))
     if METADATA_KEY in metadata:
-        packed = read_object(metadata[METADATA_KEY], "it", MAX_CONFIG)
+        packed = read_object(metadata[METADATA_KEY], IT, MAX_CONFIG)
         return _config({key.partition(".")[2]: value for key, value in packed.items()})
     return None
 
@@ -73,7 +74,7 @@ def read_peft_config(beside: Path | None, metadata: Mapping[str, str]) -> PeftCo
 def _config(given: dict[str, Any]) -> PeftConfig:
     by_root = given.get("use_rslora") or False
     if not isinstance(by_root, bool):
-        raise ValueError(f'"use_rslora" is {describe(by_root)} in it, which must be true or false')
+        raise fault('"use_rslora" is {value} in it, which must be true or false', value=describe(by_root))
     return PeftConfig(
         _rank("r", given.get("r")),
         _number("lora_alpha", given.get("lora_alpha")),
@@ -86,19 +87,20 @@ def _config(given: dict[str, Any]) -> PeftConfig:
 def _patterns(given: dict[str, Any], key: str, check: Any) -> ModulePatterns:
     patterns = given.get(key) or {}
     if not isinstance(patterns, dict):
-        raise ValueError(f'"{key}" is {describe(patterns)} in it, which must be an object of module names')
+        raise fault('"{key}" is {value} in it, which must be an object of module names', key=key, value=describe(patterns))
     return ModulePatterns({pattern: check(key, value) for pattern, value in patterns.items()})
 
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        missing = "is missing" if value is None else f"is {describe(value)}"
-        raise ValueError(f'"{key}" {missing} in it, which must be a number')
+        if value is None:
+            raise fault('"{key}" is missing in it, which must be a number', key=key)
+        raise fault('"{key}" is {value} in it, which must be a number', key=key, value=describe(value))
     return float(value)
 
 
 def _rank(key: str, value: Any) -> int:
     _number(key, value)
     if value != int(value):
-        raise ValueError(f'"{key}" is {describe(value)} in it, which must be a whole number')
+        raise fault('"{key}" is {value} in it, which must be a whole number', key=key, value=describe(value))
     return int(value)

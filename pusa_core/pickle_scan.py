@@ -15,6 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from .messages import say
+
 MAX_BYTES = 2**24  # of a pickle, which holds all but the tensors' numbers
 MAX_OPCODES = 200_000  # a tensor takes about 40
 MAX_TUPLE = 1_000  # entries of a tuple, those of the tuples in it counted as well
@@ -48,7 +50,7 @@ def scan(path: Path, is_zip: bool) -> None:
         machine = _Machine()
         for opcode, argument, _ in pickletools.genops(content):
             if next(left, None) is None:
-                raise TooMuch("is too long")
+                raise TooMuch(say("is too long"))
             machine.step(opcode, argument)
 
 
@@ -65,10 +67,10 @@ def _zipped(path: Path) -> Iterator[BytesIO]:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
-                raise TooMuch("is compressed")
+                raise TooMuch(say("is compressed"))
             if entry.filename.endswith(".pkl"):
                 if entry.file_size > MAX_BYTES:
-                    raise TooMuch("is too long")
+                    raise TooMuch(say("is too long"))
                 with archive.open(entry) as file:
                     yield BytesIO(file.read())
 
@@ -107,17 +109,17 @@ class _Machine:
         if name in CODE or (name == "GLOBAL" and not _ALLOWED.fullmatch(argument)):
             raise pickle.UnpicklingError(f"{argument or name} is not allowed")
         if name == "REDUCE" and (used[1] == ORDERED_DICT and used[0] != 1 or used == [2, "torch Size"]):
-            raise TooMuch("is copied")  # Size of a list, not of a tuple, whose entries are counted
+            raise TooMuch(say("is copied"))  # Size of a list, not of a tuple, whose entries are counted
         self.states += name == "BUILD"
         if self.states > MAX_STATES:
-            raise TooMuch("has too many attributes")
+            raise TooMuch(say("has too many attributes"))
 
     def put(self, opcode: pickletools.OpcodeInfo, argument: Any, used: list[int | str | None]) -> None:
         """What comes of what an opcode used up."""
         if opcode.name.startswith("TUPLE"):
             size = 1 + sum(value if isinstance(value, int) else 1 for value in used)
             if size > MAX_TUPLE:
-                raise TooMuch("is nested too deeply")
+                raise TooMuch(say("is nested too deeply"))
             self.stack.append(size)
         elif opcode.name == "GLOBAL":
             self.stack.append(argument)

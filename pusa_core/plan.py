@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe, check_keyframes
+from .messages import fault, mark, say
 from .schedule import FrameMap, FrameSchedule
 from .virtual_latent import ScheduleTable
 
@@ -34,17 +35,29 @@ class Plan:
     def __post_init__(self) -> None:
         lengths = {len(schedule) for schedule in self.schedules}
         if len(lengths) != 1:
-            raise ValueError(f"The clips of a batch have {sorted(lengths)} latent frames: give them all the same length.")
+            raise fault(
+                "The clips of a batch have {lengths} latent frames: give them all the same length.", lengths=sorted(lengths)
+            )
         for schedule in self.schedules:
             if self.clean is None and any(schedule.needs_clean_latent):
                 index = schedule.needs_clean_latent.index(True)
-                raise ValueError(f"Latent frame {index} of the schedule starts from a picture, but none was given for it.")
+                raise fault(
+                    "Latent frame {index} of the schedule starts from a picture, but none was given for it.", index=index
+                )
         if self.clean is None:
             return
         if self.clean.shape[2] != len(self):
-            raise ValueError(f"The schedule has {len(self)} latent frames, the clean latents {self.clean.shape[2]}.")
+            raise fault(
+                "The schedule has {count} latent frames, the clean latents {clean}.",
+                count=len(self),
+                clean=self.clean.shape[2],
+            )
         if len(self.schedules) > 1 and len(self.clean) not in (1, len(self.schedules)):
-            raise ValueError(f"There are {len(self.schedules)} schedules, but clean latents of {len(self.clean)} clips.")
+            raise fault(
+                "There are {count} schedules, but clean latents of {clips} clips.",
+                count=len(self.schedules),
+                clips=len(self.clean),
+            )
 
     def __len__(self) -> int:
         """Latent frames of every clip."""
@@ -100,7 +113,9 @@ def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
     images = [plan.clean for plan in plans if plan.clean is not None]
     sizes = {tuple(clean.shape[1:]) for clean in images}
     if len(sizes) > 1:
-        raise ValueError(f"The keyframes of a batch have latents of different shapes, {sorted(sizes)}: use one size and VAE.")
+        raise fault(
+            "The keyframes of a batch have latents of different shapes, {sizes}: use one size and VAE.", sizes=sorted(sizes)
+        )
     clean = None
     if images:
         empty = torch.zeros_like(images[0][:1])
@@ -146,33 +161,50 @@ def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:
     anchor = resolve_index(keyframe.index, keyframe.unit, latents)
     targets = tuple(anchor + k - keyframe.kept[0] for k in keyframe.kept)
     if targets[-1] >= latents:
-        raise ValueError(
-            f"A keyframe clip of {len(targets)} latent frames at {describe_latent_frame(anchor)} runs past the clip's last, "
-            f"{describe_latent_frame(latents - 1)}: place it earlier or make the clip longer."
+        raise fault(
+            "A keyframe clip of {count} latent frames at {anchor} runs past the clip's last, {last}: "
+            "place it earlier or make the clip longer.",
+            count=len(targets),
+            anchor=describe_latent_frame(anchor),
+            last=describe_latent_frame(latents - 1),
         )
     if anchor == 0 and keyframe.kept[0] > 0:
-        raise ValueError(
-            "A keyframe clip prepared for a later place lands on latent frame 0, which holds a single frame: "
-            "place it at index 0 or at the start."
+        raise fault(
+            "A keyframe clip prepared for a later place lands on latent frame 0, which holds a single "
+            "frame: place it at index 0 or at the start."
         )
     return targets
 
 
 def _claim(owner: dict[int, int], target: int, number: int) -> None:
     if target in owner:
-        raise ValueError(
-            f"Keyframes {owner[target]} and {number} both land on {describe_latent_frame(target)}: "
-            "move one by at least 4 frames, or remove it."
+        raise fault(
+            "Keyframes {other} and {number} both land on {target}: move one by at least 4 frames, or remove it.",
+            other=owner[target],
+            number=number,
+            target=describe_latent_frame(target),
         )
     owner[target] = number
 
 
+_ASKED = {
+    "pixel": mark("pixel frame {index}"),
+    "latent": mark("latent frame {index}"),
+    "start": mark("the start"),
+    "end": mark("the end"),
+}
+
+
 def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
-    what = "a picture" if len(keyframe.pictures) == 1 else "a clip"
     where = describe_latent_frame(targets[0])
     if len(targets) > 1:
-        where += f" to {describe_latent_frame(targets[-1])}"
+        where = say("{first} to {last}", first=where, last=describe_latent_frame(targets[-1]))
     same = len(set(keyframe.multipliers)) == 1
     noise = ", ".join(f"{m:g}" for m in (keyframe.multipliers[:1] if same else keyframe.multipliers))
-    asked = f"{keyframe.unit} frame {keyframe.index}" if keyframe.place == "index" else f"the {keyframe.place}"
-    return f"Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {keyframe.behaviour}.{keyframe.remark}"
+    asked = say(_ASKED[keyframe.unit if keyframe.place == "index" else keyframe.place], index=keyframe.index)
+    what = say("a picture") if len(keyframe.pictures) == 1 else say("a clip")
+    note = say(
+        "Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {behaviour}.",
+        number=number, what=what, asked=asked, where=where, noise=noise, behaviour=keyframe.behaviour,
+    )  # fmt: skip
+    return f"{note}{keyframe.remark}"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from .messages import describe
+from .messages import describe, fault, say
 
 RESIZE = ("crop", "letterbox", "stretch")
 OVERSHOOT = 0.1  # beyond black or white: what sharpening and resampling nodes leave, and is cut off
@@ -51,33 +51,40 @@ def check_pictures(pictures: Any) -> None:
         ValueError: they are no floating point tensor of shape (N, H, W, C), or have no frames, pixels or channels.
     """
     if not isinstance(pictures, Tensor):
-        raise ValueError(f"{describe(pictures)} was given instead of pictures: connect an image or video.")
+        raise fault("{pictures} was given instead of pictures: connect an image or video.", pictures=describe(pictures))
     if pictures.ndim != 4:
-        raise ValueError(
-            f"Pictures must have the shape (frames, height, width, channels), but these have {_size(pictures)}: "
-            "add or remove a dimension."
+        raise fault(
+            "Pictures must have the shape (frames, height, width, channels), but these have {shape}: "
+            "add or remove a dimension.",
+            shape=_size(pictures),
         )
     if not pictures.numel():
-        raise ValueError(
-            f"There is no pixel in pictures of the shape {_size(pictures)} (frames, height, width, channels): "
-            "check the node that they come from."
+        raise fault(
+            "There is no pixel in pictures of the shape {shape} (frames, height, width, channels): "
+            "check the node that they come from.",
+            shape=_size(pictures),
         )
     if not pictures.is_floating_point():
         kind = str(pictures.dtype).removeprefix("torch.")
-        raise ValueError(f"Pictures must be floating point numbers from 0 to 1, not {kind}: convert them, 255 to 1.")
+        raise fault("Pictures must be floating point numbers from 0 to 1, not {kind}: convert them, 255 to 1.", kind=kind)
 
 
 def _size(pictures: Tensor) -> str:
-    return " x ".join(map(str, pictures.shape[:8])) + " ..." * (pictures.ndim > 8) if pictures.ndim else "no dimension"
+    return " x ".join(map(str, pictures.shape[:8])) + " ..." * (pictures.ndim > 8) if pictures.ndim else say("no dimension")
 
 
 def _in_range(pictures: Tensor) -> Tensor:
     low, high = (float(value) for value in pictures.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("A picture has pixels that are not numbers (NaN or infinite): check the node that it comes from.")
+        raise fault("A picture has pixels that are not numbers (NaN or infinite): check the node that it comes from.")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        advice = "divide them by 255" if high > 2 else "they must be from 0 to 1, check the node that it comes from"
-        raise ValueError(f"A picture has pixels from {low:.4g} to {high:.4g}, where 0 is black and 1 is white: {advice}.")
+        advice = say("divide them by 255") if high > 2 else say("they must be from 0 to 1, check the node that it comes from")
+        raise fault(
+            "A picture has pixels from {low:.4g} to {high:.4g}, where 0 is black and 1 is white: {advice}.",
+            low=low,
+            high=high,
+            advice=advice,
+        )
     return pictures if low >= 0 and high <= 1 else pictures.clamp(0, 1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .frames import MAX_LENGTH, check_integer, check_multiplier, latent_length
 from .json_input import read_object
-from .messages import describe
+from .messages import describe, fault, mark
 
 Behaviour = Literal["evolve", "hold"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("evolve", "hold")
@@ -39,13 +39,13 @@ def pusa_sigmas(steps: int, shift: float = 5.0, denoise: float = 1.0) -> Tensor:
 
     Source: Wan2.1's and Pusa's inference code (arXiv 2507.16116).
     """
-    check_integer(steps, "The number of steps")
+    check_integer(steps, mark("The number of steps"))
     if not 1 <= steps <= 10_000:
-        raise ValueError(f"{describe(steps)} steps were asked for; use 1 or more (10 is Pusa's recommendation).")
+        raise fault("{steps} steps were asked for; use 1 or more (10 is Pusa's recommendation).", steps=describe(steps))
     if not (math.isfinite(shift) and shift > 0):
-        raise ValueError(f"A shift of {shift} was given; it must be greater than 0 (5 is Wan's value).")
+        raise fault("A shift of {shift} was given; it must be greater than 0 (5 is Wan's value).", shift=shift)
     if not 0 < denoise <= 1:
-        raise ValueError(f"A denoise of {denoise} was given; it must be greater than 0 and at most 1.")
+        raise fault("A denoise of {denoise} was given; it must be greater than 0 and at most 1.", denoise=denoise)
     s = torch.arange(steps, -1, -1, dtype=torch.float64) / int(min(steps / denoise, 2**53))
     return (shift * s / (1 + (shift - 1) * s)).float()
 
@@ -65,14 +65,14 @@ class FrameMap:
 
     def __post_init__(self) -> None:
         if self.behaviour not in BEHAVIOURS:
-            raise ValueError(f"A frame can 'evolve' or 'hold', not {describe(self.behaviour)}.")
+            raise fault("A frame can 'evolve' or 'hold', not {behaviour}.", behaviour=describe(self.behaviour))
         x, y = [k[0] for k in self.knots], [k[1] for k in self.knots]
         if len(x) < 2 or x[0] != 0.0 or x[-1] != 1.0 or any(a >= b for a, b in pairwise(x)):
-            raise ValueError("A frame's knots must run from sampler sigma 0 to 1, each further than the one before.")
+            raise fault("A frame's knots must run from sampler sigma 0 to 1, each further than the one before.")
         if not all(math.isfinite(v) and 0 <= v <= 1 for v in y) or any(a > b for a, b in pairwise(y)):
-            raise ValueError("A frame's sigmas must lie from 0 to 1 and never fall while the sampler's sigma rises.")
+            raise fault("A frame's sigmas must lie from 0 to 1 and never fall while the sampler's sigma rises.")
         if y[0] != 0.0:
-            raise ValueError("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")
+            raise fault("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")
 
     @classmethod
     def line(cls, multiplier: Any, behaviour: Behaviour = "evolve") -> FrameMap:
@@ -130,7 +130,11 @@ class FrameSchedule:
         frames = [ORDINARY] * latents
         for index, frame in (keyframes or {}).items():
             if not 0 <= index < latents:
-                raise ValueError(f"Keyframe at latent frame {index}, but the clip has latent frames 0 to {latents - 1}.")
+                raise fault(
+                    "Keyframe at latent frame {index}, but the clip has latent frames 0 to {last}.",
+                    index=index,
+                    last=latents - 1,
+                )
             frames[index] = frame
         return cls(tuple(frames))
 
@@ -168,21 +172,25 @@ class FrameSchedule:
         Raises:
             ValueError: the text is not such a schedule; the message says where.
         """
-        data = read_object(text, "The schedule", MAX_JSON)
+        data = read_object(text, mark("The schedule"), MAX_JSON)
         if data.get("version") != 1:
-            raise ValueError(f"This schedule has version {describe(data.get('version'))}; this pack reads version 1.")
+            raise fault(
+                "This schedule has version {version}; this pack reads version 1.", version=describe(data.get("version"))
+            )
         latents = data.get("latent_frames")
         if type(latents) is not int or not 1 <= latents <= latent_length(MAX_LENGTH):
-            raise ValueError(f'"latent_frames" is {describe(latents)} in the schedule; it must be a whole number from 1.')
+            raise fault(
+                '"latent_frames" is {latents} in the schedule; it must be a whole number from 1.', latents=describe(latents)
+            )
         keyframes = data.get("keyframes", {})
         if not isinstance(keyframes, dict):
-            raise ValueError('"keyframes" in the schedule must be an object of latent index to keyframe.')
+            raise fault('"keyframes" in the schedule must be an object of latent index to keyframe.')
         return cls.build(latents, {_index(key): _frame_from_dict(key, value) for key, value in keyframes.items()})
 
 
 def _index(key: str) -> int:
     if not (key.isascii() and key.isdigit() and len(key) < 10):
-        raise ValueError(f'"{key[:40]}" is not a latent frame index in the schedule; use "0", "1", ...')
+        raise fault('"{key}" is not a latent frame index in the schedule; use "0", "1", ...', key=key[:40])
     return int(key)
 
 
@@ -193,20 +201,20 @@ def _frame_to_dict(frame: FrameMap) -> dict[str, Any]:
 
 def _frame_from_dict(key: str, data: Any) -> FrameMap:
     if not isinstance(data, dict):
-        raise ValueError(f'Keyframe {key} of the schedule must be an object with "multiplier" or "sigmas".')
+        raise fault('Keyframe {key} of the schedule must be an object with "multiplier" or "sigmas".', key=key)
     behaviour = data.get("behaviour", "evolve")
     try:
         if "sigmas" in data:
             return FrameMap(_knots(data["sigmas"]), behaviour)
         return FrameMap.line(data.get("multiplier"), behaviour)
     except ValueError as error:
-        raise ValueError(f"Keyframe {key} of the schedule cannot be read: {error}") from error
+        raise fault("Keyframe {key} of the schedule cannot be read: {error}", key=key, error=error) from error
 
 
 def _knots(pairs: Any) -> Knots:
     if not isinstance(pairs, list):
-        raise ValueError(f'"sigmas" is {describe(pairs)}; it must be a list of pairs, such as [[0, 0], [1, 0.5]].')
+        raise fault('"sigmas" is {pairs}; it must be a list of pairs, such as [[0, 0], [1, 0.5]].', pairs=describe(pairs))
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2 or any(type(v) not in (int, float) for v in pair):
-            raise ValueError(f"{describe(pair)} is not a pair of numbers, such as [1, 0.5].")
+            raise fault("{pair} is not a pair of numbers, such as [1, 0.5].", pair=describe(pair))
     return tuple((float(x), float(y)) for x, y in pairs)

@@ -33,6 +33,7 @@ from .frames import (
     spoken_count,
 )
 from .keyframes import Keyframe, still_keyframe
+from .messages import either, fault, say
 from .plan import plan_clip
 from .schedule import Behaviour
 
@@ -75,7 +76,7 @@ class Item:
         first, last = ((total if n is None else n + total if n < 0 else n) for n in self.take)
         with named(self):
             if not 0 <= first < total or not 0 <= last <= total:
-                raise ValueError(f'"take" is {_shown(self.take)}, but the clip has {spoken_count(total)}.')
+                raise fault('"take" is {take}, but the clip has {total}.', take=_shown(self.take), total=spoken_count(total))
             _check_count(last - first, total)
         return range(first, last)
 
@@ -93,9 +94,11 @@ class Item:
             return tuple(parse_multipliers(self.noise, latents))
         values = self.noise if isinstance(self.noise, tuple) else (self.noise,) * latents
         if len(values) != latents:
-            raise ValueError(
-                f'"noise" has {len(values)} values, but the item fills {latents} latent frames: give one for each, one '
-                'number for all, or a ramp such as "0 to 0.5".'
+            raise fault(
+                '"noise" has {count} values, but the item fills {latents} latent frames: give one for '
+                'each, one number for all, or a ramp such as "0 to 0.5".',
+                count=len(values),
+                latents=latents,
             )
         return values
 
@@ -110,8 +113,8 @@ def named(item: Item) -> Iterator[None]:
 
 
 def _about(number: int, error: object) -> str:
-    name = f"Item {number} of the timeline: "
-    return str(error) if str(error).startswith(name) else f"{name}{error}"
+    name = say("Item {number} of the timeline:", number=number)
+    return str(error) if str(error).startswith(name) else f"{name} {error}"
 
 
 def parse_timeline(text: str) -> tuple[Item, ...]:
@@ -123,15 +126,19 @@ def parse_timeline(text: str) -> tuple[Item, ...]:
     if not text.strip():
         return ()
     if len(text) > LARGEST_TEXT:
-        raise ValueError(f"The timeline is {len(text)} characters long; at most {LARGEST_TEXT} are read.")
+        raise fault("The timeline is {count} characters long; at most {most} are read.", count=len(text), most=LARGEST_TEXT)
     data = _load(text)
     if data.get("version") != VERSION:
-        raise ValueError(f"The timeline has version {_shown(data.get('version'))}; this pack reads version {VERSION}.")
+        raise fault(
+            "The timeline has version {version}; this pack reads version {known}.",
+            version=_shown(data.get("version")),
+            known=VERSION,
+        )
     entries = data.get("items")
     if not isinstance(entries, list) or data.keys() != {"version", "items"}:
-        raise ValueError('The timeline must hold "version" and a list of "items", and nothing else.')
+        raise fault('The timeline must hold "version" and a list of "items", and nothing else.')
     if len(entries) > MOST_ITEMS:
-        raise ValueError(f"The timeline has {len(entries)} items; at most {MOST_ITEMS} are read.")
+        raise fault("The timeline has {count} items; at most {most} are read.", count=len(entries), most=MOST_ITEMS)
     return tuple(_item(number, entry) for number, entry in enumerate(entries, 1))
 
 
@@ -139,24 +146,26 @@ def _load(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'The timeline is not valid JSON ({error}): write {{"version": 1, "items": [...]}}.') from error
+        raise fault(
+            'The timeline is not valid JSON ({error}): write {{"version": 1, "items": [...]}}.', error=error
+        ) from error
     if not isinstance(data, dict):
-        raise ValueError('The timeline must be a JSON object: {"version": 1, "items": [...]}.')
+        raise fault('The timeline must be a JSON object: {{"version": 1, "items": [...]}}.')
     return data
 
 
 def _item(number: int, entry: Any) -> Item:
     try:
         if not isinstance(entry, dict):
-            raise ValueError('it must be an object with "at" and "media" or "input".')
+            raise fault('it must be an object with "at" and "media" or "input".')
         unknown = next((key for key in entry if key not in KEYS), None)
         if unknown is not None:
-            raise ValueError(f"{_shown(unknown)} is not known; use {', '.join(KEYS)}.")
+            raise fault("{key} is not known; use {keys}.", key=_shown(unknown), keys=", ".join(KEYS))
         media, source = entry.get("media"), entry.get("input")
         if media is None and source is None:
-            raise ValueError('it is an empty place: give "media", a file, or "input", a connected picture, or remove it.')
+            raise fault('it is an empty place: give "media", a file, or "input", a connected picture, or remove it.')
         if media is not None and source is not None:
-            raise ValueError('give either "media", a file, or "input", the number of a connected picture, not both.')
+            raise fault('give either "media", a file, or "input", the number of a connected picture, not both.')
         return Item(
             number,
             _whole(entry.get("at"), "at", -MAX_LENGTH, MAX_LENGTH),
@@ -177,19 +186,25 @@ def _shown(value: Any, limit: int = 40) -> str:
 
 def _whole(value: Any, key: str, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f'"{key}" is {_shown(value)}; it must be a whole number from {low} to {high}.')
+        raise fault(
+            '"{key}" is {value}; it must be a whole number from {low} to {high}.',
+            key=key,
+            value=_shown(value),
+            low=low,
+            high=high,
+        )
     return value
 
 
 def _file_name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'"media" is {_shown(value)}; it must be the name of a file in the input folder.')
+        raise fault('"media" is {value}; it must be the name of a file in the input folder.', value=_shown(value))
     return value
 
 
 def _behaviour(value: Any) -> Behaviour:
     if value not in get_args(Behaviour):
-        raise ValueError(f'"behaviour" is {_shown(value)}; it must be "evolve" or "hold".')
+        raise fault('"behaviour" is {value}; it must be "evolve" or "hold".', value=_shown(value))
     return value
 
 
@@ -202,13 +217,15 @@ def _noise(value: Any) -> float | tuple[float, ...] | str:
 
 def _multiplier(value: Any) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f'"noise" is {_shown(value)}; use a number from 0 to 1, a list of them, or a ramp "0 to 0.5".')
+        raise fault(
+            '"noise" is {value}; use a number from 0 to 1, a list of them, or a ramp "0 to 0.5".', value=_shown(value)
+        )
     return check_multiplier(min(value, 2))  # of a huge whole number no float can be made
 
 
 def _take(value: Any) -> tuple[int, int | None]:
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f'"take" is {_shown(value)}; it must be [first, after the last], for example [0, 13].')
+        raise fault('"take" is {value}; it must be [first, after the last], for example [0, 13].', value=_shown(value))
     first = _whole(value[0], "take", -MAX_LENGTH, MAX_LENGTH)
     take = first, None if value[1] is None else _whole(value[1], "take", -MAX_LENGTH, MAX_LENGTH)
     count = _count(*take)
@@ -225,14 +242,18 @@ def _count(first: int, last: int | None) -> int | None:
 
 def _check_count(count: int, total: int | None) -> None:
     if count < 1:
-        raise ValueError('"take" names no frame; it is [first, after the last], for example [0, 13].')
+        raise fault('"take" names no frame; it is [first, after the last], for example [0, 13].')
     lower = count - (count - 1) % TEMPORAL_STRIDE
     if lower != count:
-        of, upper = "", f" or {lower + TEMPORAL_STRIDE}"
+        upper = lower + TEMPORAL_STRIDE
+        choices = either(lower, upper) if total is None or upper <= total else lower
+        taken = spoken_count(count)
         if total is not None:
-            of, upper = f" of the clip's {total}", upper if lower + TEMPORAL_STRIDE <= total else ""
-        raise ValueError(
-            f'it takes {spoken_count(count)}{of}, which is not 4n+1: use {lower}{upper} ("take": [first, after the last]).'
+            taken = say("{frames} of the clip's {total}", frames=taken, total=total)
+        raise fault(
+            'it takes {taken}, which is not 4n+1: use {choices} ("take": [first, after the last]).',
+            taken=taken,
+            choices=choices,
         )
 
 
@@ -267,7 +288,8 @@ def check_places(keyframes: Sequence[Keyframe], length: int) -> None:
     latent_length(length)
     for number, keyframe in enumerate(keyframes, 1):
         if len(keyframe.pictures) > length:
-            raise ValueError(_about(number, f"it takes {len(keyframe.pictures)} frames, but the video has {length}."))
+            fault = say("it takes {count} frames, but the video has {length}.", count=len(keyframe.pictures), length=length)
+            raise ValueError(_about(number, fault))
     try:
         plan_clip(keyframes, length, _encode_nothing)
     except ValueError:

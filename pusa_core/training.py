@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .messages import fault
 from .schedule import pusa_sigmas
 
 GRID = 1000
@@ -27,7 +28,7 @@ def draw_sigmas(frames: int, generator: torch.Generator, rule: str = "independen
         ValueError: no such rule.
     """
     if rule not in RULES:
-        raise ValueError(f"There is no sigma rule {rule!r}: use {', '.join(RULES)}.")
+        raise fault("There is no sigma rule {rule}: use {rules}.", rule=repr(rule), rules=", ".join(RULES))
     grid = _grid(shift)
     if rule == "independent":
         return grid[torch.randint(GRID, (frames,), generator=generator)]

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .messages import fault
+
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
@@ -22,7 +24,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             yield container, container.streams.video[0]
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}): check the file.") from error
+        raise fault(
+            "{path} cannot be read ({kind}: {error}): check the file.", path=path, kind=type(error).__name__, error=error
+        ) from error
 
 
 def frame_rate(path: Path) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .capabilities import check_text_to_video
 from .lora import DIFFUSERS_KINDS
+from .messages import fault
 
 EXPERT_BOUNDARY = 0.875  # sigma below which Wan2.2-T2V-A14B's low-noise model takes over
 PATCH = 2  # a token is 2 x 2 of a latent frame
@@ -65,7 +66,9 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     modules = "patch_embedding", "head.head", "blocks.0.ffn.0", "text_embedding.0", "time_embedding.0"
     patch, head, ffn, text, time = (shapes.get(f"{module}.weight", ()) for module in modules)
     if not (patch and head and ffn and text and time):
-        raise ValueError(f"This file is no Wan checkpoint, it lacks one of {', '.join(modules)}: choose a Wan model.")
+        raise fault(
+            "This file is no Wan checkpoint, it lacks one of {modules}: choose a Wan model.", modules=", ".join(modules)
+        )
     dim, channels = patch[0], head[0] // 4
     check_text_to_video(patch[1], channels)
     stated = json.loads(metadata.get("config", "{}")).get("transformer", {})

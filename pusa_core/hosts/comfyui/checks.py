@@ -10,10 +10,25 @@ import comfy.model_base
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...capabilities import EXTRA_FRAMES, VAES, check_text_to_video, checkpoints_of
+from ...capabilities import EXTRA_FRAMES, IMAGE_CHANNELS, OWN_TIMESTEPS, VAES, check_text_to_video, checkpoints_of
+from ...messages import either, fault, mark, say
 from ...plan import Plan
 
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
+
+_OTHER = {
+    IMAGE_CHANNELS: mark(
+        "This is the {variant} variant of Wan, which takes its image as extra input channels: load a plain Wan "
+        "text-to-video (T2V) checkpoint."
+    ),
+    OWN_TIMESTEPS: mark(
+        "This is the {variant} variant of Wan, which handles timesteps in its own way: load a plain Wan text-to-video "
+        "(T2V) checkpoint."
+    ),
+}
+_UNKNOWN = mark(
+    "This is the {variant} variant of Wan, the pack does not know: load a plain Wan text-to-video (T2V) checkpoint."
+)
 
 # Euler's method, under all its names: the only one that the slopes of a bent map are right for.
 EULER = {"sample_euler"}
@@ -28,11 +43,11 @@ def check_model(model: ModelPatcher) -> None:
     base = model.model
     name = type(base).__name__
     if not isinstance(base, comfy.model_base.WAN21):
-        raise ValueError(f"This model is {name}, not Wan: Pusa needs a Wan2.1 or Wan2.2 text-to-video checkpoint.")
+        raise fault("This model is {name}, not Wan: Pusa needs a Wan2.1 or Wan2.2 text-to-video checkpoint.", name=name)
     kind = next(iter(checkpoints_of(name)), None)
     if kind is None or not kind.works:
-        called, obstacle = (name, "the pack does not know") if kind is None else (kind.name, f"which {kind.obstacle}")
-        raise ValueError(f"This is the {called} variant of Wan, {obstacle}: load a plain Wan text-to-video (T2V) checkpoint.")
+        template = _UNKNOWN if kind is None else _OTHER[kind.obstacle]
+        raise fault(template, variant=name if kind is None else kind.name)
     check_text_to_video(base.diffusion_model.in_dim, base.diffusion_model.out_dim)
 
 
@@ -40,8 +55,11 @@ def check_channels(model: ModelPatcher, channels: int) -> None:
     """Refuses latents of another model's VAE."""
     wanted = model.model.latent_format.latent_channels
     if channels != wanted:
-        raise ValueError(
-            f"The latent has {channels} channels, but this model takes {wanted}: use {VAES.get(wanted, 'its own VAE')}."
+        raise fault(
+            "The latent has {channels} channels, but this model takes {wanted}: use {vae}.",
+            channels=channels,
+            wanted=wanted,
+            vae=say(VAES.get(wanted, mark("its own VAE"))),
         )
 
 
@@ -54,10 +72,15 @@ def check_vae(vae, width: int, height: int) -> None:
     coder = vae.first_stage_model
     hunyuan = getattr(coder, "latent_format", None) is not None  # a TAEHV of Wan's has none
     if vae.latent_channels not in LATENT_FORMATS or type(coder).__name__ not in ("WanVAE", "TAEHV") or hunyuan:
-        raise ValueError(f"This is not a Wan video VAE: load {VAES[16]} or {VAES[48]}.")
+        raise fault("This is not a Wan video VAE: load {vaes}.", vaes=either(*map(say, VAES.values())))
     stride = vae.spacial_compression_encode()
     if width % stride or height % stride:
-        raise ValueError(f"A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.")
+        raise fault(
+            "A size of {width}x{height} was given; with this VAE both must be multiples of {stride}.",
+            width=width,
+            height=height,
+            stride=stride,
+        )
 
 
 def check_single_rank() -> None:
@@ -68,8 +91,10 @@ def check_single_rank() -> None:
     xfuser = sys.modules.get("xfuser.core.distributed")
     if xfuser is None or xfuser.get_sequence_parallel_world_size() > 1:
         raise RuntimeError(
-            "This worker splits the clip's tokens over several GPUs (sequence parallelism), which mixes up Pusa's "
-            "per-frame timesteps: turn it off (CFG or data parallelism is fine)."
+            say(
+                "This worker splits the clip's tokens over several GPUs (sequence parallelism), which "
+                "mixes up Pusa's per-frame timesteps: turn it off (CFG or data parallelism is fine)."
+            )
         )
 
 
@@ -78,9 +103,11 @@ def check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
     for cond in (c for cs in conds.values() for c in cs):
         for key, what in EXTRA_FRAMES.items():
             if key in cond.get("model_conds", {}):
-                raise ValueError(
-                    f"The conditioning brings {what} ({key}), which adds frames that a Pusa schedule has no sigma for: "
-                    "take that node out and give the picture as a keyframe."
+                raise fault(
+                    "The conditioning brings {what} ({key}), which adds frames that a Pusa schedule has "
+                    "no sigma for: take that node out and give the picture as a keyframe.",
+                    what=say(what),
+                    key=key,
                 )
 
 
@@ -89,8 +116,10 @@ def check_sampler(plan: Plan, sampler: Any) -> None:
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
     churns = bool(getattr(sampler, "extra_options", {}).get("s_churn", 0))
     if not plan.is_straight and (churns or name not in EULER):
-        called = name.removeprefix("sample_") + " with s_churn" * churns
-        raise ValueError(
-            f"The schedule bends a frame's sigma, which the sampler {called} cannot follow, because it would leave noise in "
-            "the frame: use euler."
+        called = name.removeprefix("sample_")
+        called = say("{sampler} with s_churn", sampler=called) if churns else called
+        raise fault(
+            "The schedule bends a frame's sigma, which the sampler {called} cannot follow, because it "
+            "would leave noise in the frame: use euler.",
+            called=called,
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...frames import latent_length
+from ...messages import fault
 from ...plan import Plan, join_plans, same_plan
 from ...resize import fit_images
 from ...virtual_latent import per_frame
@@ -66,13 +67,14 @@ def join_latents(latents: list[dict[str, Any]]) -> tuple[dict[str, Any], Plan]:
     for number, latent in enumerate(latents, 1):
         planned = latent.get(PLAN)
         if planned is None or planned.sigma is not None or not planned.describes(latent["samples"]):
-            raise ValueError(
-                f"Latent {number} does not come straight from a Pusa Schedule node: connect that node's latent, join first "
-                "and sample then."
+            raise fault(
+                "Latent {number} does not come straight from a Pusa Schedule node: connect that node's "
+                "latent, join first and sample then.",
+                number=number,
             )
     shapes = sorted({tuple(latent["samples"].shape[1:]) for latent in latents})
     if len(shapes) > 1:
-        raise ValueError(f"The latents have different shapes, {shapes}: give all videos one size, length and VAE.")
+        raise fault("The latents have different shapes, {shapes}: give all videos one size, length and VAE.", shapes=shapes)
     samples = torch.cat([latent["samples"] for latent in latents])
     plan = join_plans([latent[PLAN].plan for latent in latents], [len(latent["samples"]) for latent in latents])
     return {"samples": samples, PLAN: Planned(plan, samples)}, plan
@@ -94,18 +96,18 @@ def plan_for(latent: dict[str, Any], given: Plan | None, goes_on: bool) -> Plan 
         return given
     is_own = given is None or same_plan(given, carried.plan)
     if carried.is_midway and not is_own:
-        raise ValueError(
-            "This latent is halfway through a run with another schedule, which would spoil its keyframes: connect the same "
-            "schedule to all stages, or none, since the latent carries it."
+        raise fault(
+            "This latent is halfway through a run with another schedule, which would spoil its "
+            "keyframes: connect the same schedule to all stages, or none, since the latent carries it."
         )
     if not is_own:
         return given
     if carried.describes(latent["samples"]):
         return carried.plan
     if carried.is_midway:
-        raise ValueError(
-            "This latent was changed by another node between two stages of one run, which would spoil its keyframes: take "
-            "that node out, or put it before the first or behind the last stage."
+        raise fault(
+            "This latent was changed by another node between two stages of one run, which would spoil "
+            "its keyframes: take that node out, or put it before the first or behind the last stage."
         )
     return carried.plan if goes_on else _with_images_of(latent["samples"], carried)
 
@@ -121,9 +123,12 @@ def _with_images_of(samples: Tensor, carried: Planned) -> Plan:
     if carried.sigma is None and bool(empty.any()) and not torch.equal(empty, ~wanted):
         clip = int((empty == wanted).any(1).nonzero()[0])
         here, kept = ((~empty[clip]).nonzero().flatten().tolist(), wanted[clip].nonzero().flatten().tolist())
-        raise ValueError(
-            f"Video {clip + 1} of this batch has its pictures at latent frames {here}, but the schedule keeps {kept}: join "
-            "latents of different keyframes with Pusa Batch Latents."
+        raise fault(
+            "Video {number} of this batch has its pictures at latent frames {here}, but the schedule "
+            "keeps {kept}: join latents of different keyframes with Pusa Batch Latents.",
+            number=clip + 1,
+            here=here,
+            kept=kept,
         )
     return replace(plan, clean=torch.where(per_frame(wanted), samples, torch.zeros_like(samples)))
 

@@ -8,6 +8,7 @@ import comfy.lora
 from comfy.model_patcher import ModelPatcher
 
 from ...lora import MODULE_KINDS, LoraReport, fit, read_lora
+from ...messages import fault
 from .checks import check_model
 
 
@@ -24,7 +25,12 @@ def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelP
     clone = model.clone()
     applied = clone.add_patches(patches, alpha)
     if len(applied) != len(lora.modules):
-        raise ValueError(f"ComfyUI took only {len(applied)} of the {len(lora.modules)} modules of {lora.name}.")
+        raise fault(
+            "ComfyUI took only {count} of the {total} modules of {name}.",
+            count=len(applied),
+            total=len(lora.modules),
+            name=lora.name,
+        )
     return clone, report
 
 

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...frames import pixel_length
+from ...messages import fault, say
 from ...plan import Plan
 from ...virtual_latent import ScheduleTable, per_frame
 from .checks import check_channels, check_conds, check_model, check_sampler, check_single_rank
@@ -121,22 +122,30 @@ def clean_latents(base: Any, plan: Plan, latent_image: Tensor) -> Tensor:
     """
     shape, clean = tuple(latent_image.shape), plan.clean
     if len(shape) != 5 or shape[2] != len(plan):
-        given = f"{shape[2]} latent frames" if len(shape) == 5 else "no video"
-        raise ValueError(
-            f"The schedule is for {len(plan)} latent frames ({pixel_length(len(plan))} frames), but the latent has {given}: "
-            "connect the latent that comes out of the Pusa Schedule node."
+        given = say("{count} latent frames", count=shape[2]) if len(shape) == 5 else say("no video")
+        raise fault(
+            "The schedule is for {count} latent frames ({frames} frames), but the latent has "
+            "{given}: connect the latent that comes out of the Pusa Schedule node.",
+            count=len(plan),
+            frames=pixel_length(len(plan)),
+            given=given,
         )
     if plan.clips not in (1, shape[0]):
-        raise ValueError(
-            f"The schedule tells {plan.clips} videos apart, but the latent is a batch of {shape[0]}: connect the latent that "
-            "comes with it."
+        raise fault(
+            "The schedule tells {clips} videos apart, but the latent is a batch of {batch}: connect the "
+            "latent that comes with it.",
+            clips=plan.clips,
+            batch=shape[0],
         )
     if clean is None:
         return torch.zeros_like(latent_image[:1])
     if (clean.shape[1], *clean.shape[3:]) != (shape[1], *shape[3:]):
-        raise ValueError(
-            f"The keyframes were encoded to latents of shape {tuple(clean.shape)}, but the latent to sample is {shape} "
-            "(batch, channels, frames, height, width): use the same size and VAE, through one Pusa Schedule node."
+        raise fault(
+            "The keyframes were encoded to latents of shape {clean}, but the latent to sample is "
+            "{given} (batch, channels, frames, height, width): use the same size and VAE, through one "
+            "Pusa Schedule node.",
+            clean=tuple(clean.shape),
+            given=shape,
         )
     return base.process_latent_in(clean.to(latent_image.device, torch.float32))
 
@@ -156,8 +165,13 @@ def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_opt
         keyframes = run.keyframes.to(x.device).repeat(max(len(x) // len(run.keyframes), 1), 1, 1, 1, 1)
     if keyframes.shape[2:] != x.shape[2:] or len(keyframes) != len(x):
         raise RuntimeError(
-            f"The model was given a latent of {tuple(x.shape[2:])} (frames, height, width), but its part of the schedule is "
-            f"{tuple(keyframes.shape[2:])}: another node cuts or extends the clip while it is sampled; take it out."
+            say(
+                "The model was given a latent of {given} (frames, height, width), but its part of the "
+                "schedule is {part}: another node cuts or extends the clip while it is sampled; take it "
+                "out.",
+                given=tuple(x.shape[2:]),
+                part=tuple(keyframes.shape[2:]),
+            )
         )
     clean, number = keyframes[:, :-1], keyframes[:, -1, :, 0, 0].long()
     grid = transformer_options["sample_sigmas"].to(x.device) if run.bends else None
@@ -172,8 +186,14 @@ def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, 
     ratio = transformer_options[RATIO]  # (B, F)
     if ratio.shape != (x.shape[0], x.shape[2]):
         raise RuntimeError(
-            f"The model was given {x.shape[2]} latent frames of {x.shape[0]} clips, but the schedule has sigmas for "
-            f"{ratio.shape[1]} of {ratio.shape[0]}: another node adds or drops frames; take it out."
+            say(
+                "The model was given {frames} latent frames of {clips} clips, but the schedule has sigmas "
+                "for {known} of {batch}: another node adds or drops frames; take it out.",
+                frames=x.shape[2],
+                clips=x.shape[0],
+                known=ratio.shape[1],
+                batch=ratio.shape[0],
+            )
         )
     timestep = timestep.reshape(x.shape[0], -1) * ratio
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)

@@ -13,11 +13,12 @@ import comfy.model_management
 import comfy.sd
 from torch import Tensor
 
+from ...messages import either, fault, mark
 from .files import read_state
 
 WIDTH, VOCABULARY = 4096, 256384
-FILES = "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
-WANTED = f"UMT5-XXL in ComfyUI's format ({FILES})"
+FILES = ("umt5_xxl_fp8_e4m3fn_scaled.safetensors", "umt5_xxl_fp16.safetensors")
+WANTED = mark("UMT5-XXL in ComfyUI's format (umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors)")
 
 
 @contextmanager
@@ -52,13 +53,27 @@ def check_text_encoder(name: str, state: Mapping[str, Tensor]) -> None:
     if words is not None and norm is not None:
         size = words.shape[0], norm.shape[0]
         if size != (VOCABULARY, WIDTH):
-            raise ValueError(
-                f"{name} is a T5 with a vocabulary of {size[0]} and width {size[1]}, but Wan's captions are read by "
-                f"UMT5-XXL, which has {VOCABULARY} and {WIDTH}: give {FILES}."
+            raise fault(
+                "{name} is a T5 with a vocabulary of {words} and width {width}, but Wan's captions are "
+                "read by UMT5-XXL, which has {known_words} and {known_width}: give {files}.",
+                name=name,
+                words=size[0],
+                width=size[1],
+                known_words=VOCABULARY,
+                known_width=WIDTH,
+                files=either(*FILES),
             )
         if "spiece_model" not in state:
-            raise ValueError(f"{name} is UMT5-XXL without its tokenizer, which ComfyUI needs in the file: give {FILES}.")
+            raise fault(
+                "{name} is UMT5-XXL without its tokenizer, which ComfyUI needs in the file: give {files}.",
+                name=name,
+                files=either(*FILES),
+            )
     elif {"token_embedding.weight", "blocks.0.attn.q.weight"} <= state.keys():
-        raise ValueError(f"{name} is UMT5-XXL in the Wan authors' own format, which ComfyUI cannot read: give {FILES}.")
+        raise fault(
+            "{name} is UMT5-XXL in the Wan authors' own format, which ComfyUI cannot read: give {files}.",
+            name=name,
+            files=either(*FILES),
+        )
     else:
-        raise ValueError(f"{name} is no UMT5-XXL, which reads Wan's captions: give {FILES}.")
+        raise fault("{name} is no UMT5-XXL, which reads Wan's captions: give {files}.", name=name, files=either(*FILES))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...capabilities import VAES
+from ...messages import either, fault, mark, say
 from . import LATENT_FORMATS, check_vae
 from .files import read_state
 
@@ -56,11 +57,13 @@ def open_vae(path: Path) -> LatentVAE:
     Raises:
         ValueError: the file is not there or damaged, or is not Wan's VAE.
     """
-    state = read_state(path, "a Wan VAE file")
+    state = read_state(path, mark("a Wan VAE file"))
     try:
         vae = comfy.sd.VAE(sd=state)
         vae.throw_exception_if_invalid()
         check_vae(vae, 64, 64)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:  # of a file that ComfyUI takes for some other VAE
-        raise ValueError(f"{path.name} is no Wan video VAE: give {' or '.join(VAES.values())}.") from error
+        raise fault(
+            "{name} is no Wan video VAE: give {vaes}.", name=path.name, vaes=either(*map(say, VAES.values()))
+        ) from error
     return LatentVAE(vae, LATENT_FORMATS[vae.latent_channels]())

@@ -16,6 +16,8 @@ from comfy.ldm.wan.vae import AttentionBlock, Resample, ResidualBlock, WanVAE
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...messages import say
+
 STAGES: dict[str, Any] = {
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
@@ -32,7 +34,7 @@ def new_network(width: int, channels: int) -> nn.Module:
     """
     network: Any = WanVAE(dim=width, z_dim=channels, **STAGES)
     if not hasattr(network.decoder, "run_up"):
-        raise RuntimeError("The demo model is trained with a newer ComfyUI than this: 0.33.0 will do.")
+        raise RuntimeError(say("The demo model is trained with a newer ComfyUI than this: 0.33.0 will do."))
     _initialise(network)
     _take_whole_clips(network)
     return network
