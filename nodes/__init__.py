@@ -8,15 +8,16 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..demo_model import MODELS
-from ..pusa_core.messages import say
-from . import demo, keyframes, loaders, sampling, schedule, timeline
+from ..pusa_core.messages import follow, say
+from . import demo, keyframes, language, loaders, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *timeline.NODES, *sampling.NODES, *demo.NODES]
+        files = loaders, keyframes, schedule, timeline, sampling, demo
+        return [language.speaking(node) for file in files for node in file.NODES]
 
 
 async def comfy_entrypoint() -> PusaExtension:
@@ -30,5 +31,7 @@ async def comfy_entrypoint() -> PusaExtension:
         )
     for folder in ("diffusion_models", "loras", "vae"):  # here, because 0.8.0 never calls on_load
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
+    follow(language.users_language)
     timeline.add_routes()
+    language.add_routes()
     return PusaExtension()

@@ -24,7 +24,7 @@ if str(ROOT) not in sys.path:
 
 # Before ComfyUI's folder is on the path: it has a package called `tests` too.
 from environment.comfyui import find_comfyui, how_to_get, import_comfyui  # noqa: E402
-from tests.pack import import_pack  # noqa: E402
+from environment.pack import import_pack  # noqa: E402
 
 COMFYUI = find_comfyui()
 NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.pack import ROOT
+from environment.comfyui import PACK
 from tests.pretend import STEPS
 from tests.pretend.scenarios import FAULTS, SCENARIOS, Studio, write_models
 
@@ -34,7 +34,7 @@ def run_on_card(models):
     @cache
     def run(mode):
         command = [sys.executable, "-m", "tests.pretend", mode, str(models)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         reports = {name: SimpleNamespace(**report) for name, report in json.loads(done.stdout.splitlines()[-1]).items()}
         return reports, torch.load(models / f"{mode}.pt")

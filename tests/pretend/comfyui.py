@@ -21,7 +21,7 @@ import_comfyui(cpu=True)  # it looks for a real card where it is imported otherw
 import comfy.model_management as management  # noqa: E402
 from comfy.cli_args import args  # noqa: E402
 
-from tests.pack import import_pack  # noqa: E402
+from environment.pack import import_pack  # noqa: E402
 
 from .device import CPU, DEVICE, card  # noqa: E402
 from .report import examine, waits_by_step  # noqa: E402

@@ -65,15 +65,15 @@ class Page:
 
 
 @contextmanager
-def open_page(address: str, width: int = 1600, height: int = 1000):
-    """A `Page` of the ComfyUI at an address. Raises NoBrowser."""
+def open_page(address: str, width: int = 1600, height: int = 1000, locale: str = "en-US"):
+    """A `Page` of the ComfyUI at an address, in a browser of a language. Raises NoBrowser."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         raise NoBrowser(f"playwright is not installed: pip install {PACK}[test]") from None
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=list(QUIET))
-        page = Page(browser.new_page(viewport={"width": width, "height": height}))
+        page = Page(browser.new_page(viewport={"width": width, "height": height}, locale=locale))
         page.browser_page.goto(f"http://{address}/")
         page.browser_page.wait_for_function(READY, timeout=60_000)
         yield page

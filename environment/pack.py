@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
+from .comfyui import PACK
 
 
 def import_pack() -> ModuleType:
@@ -17,8 +16,8 @@ def import_pack() -> ModuleType:
     `pack.nodes` and `pack.pusa_core` are its subpackages. They are other module objects than a plain
     `import pusa_core` gives, so take classes that nodes pass around from here.
     """
-    name = str(ROOT).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    name = str(PACK).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
