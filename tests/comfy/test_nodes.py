@@ -46,14 +46,6 @@ def test_every_node_and_input_explains_itself(node_classes):
             assert entry.tooltip and entry.tooltip[-1] in ".)", f"{schema.node_id}.{entry.id}"
 
 
-@pytest.mark.parametrize("node", sorted(IDS))
-def test_every_node_has_a_help_page(node, node_classes):
-    page = (PACK / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
-    schema = next(n for n in node_classes if n.__name__ == node).define_schema()
-    for entry in schema.inputs:
-        assert f"`{entry.id}`" in page, f"{entry.id} is missing"
-
-
 def test_the_demo_models_nodes(pack):
     conditioning = pack.nodes.demo.PusaDemoPrompt.execute("a red circle moves left").args[0]
     assert conditioning[0][0].shape == (1, 12, 4096)

@@ -1,6 +1,7 @@
 """All that is said can be translated, and the translations are complete."""
 
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from languages.templates import sources, templates, unsaid
 
 SOURCES = sources()
 BEGUN = compare.begun()
+PAGES = sorted(compare.PAGES.rglob("*.md"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACK).as_posix())
@@ -80,8 +82,26 @@ def write(path, data):
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", sorted(compare.PAGES.rglob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(compare.PAGES).as_posix())
 def test_pictures_of_help_pages(page):
     """The page resolves their addresses from the folder docs, wherever the text lies."""
+    assert compare.pictures(page)
     for address in compare.pictures(page):
         assert (compare.PAGES / address).resolve().is_file(), address
+
+
+@pytest.mark.parametrize("name", compare.read(compare.ENGLISH / "nodes.json"))
+def test_a_help_page_names_every_input_and_output_and_has_an_example(name):
+    node = compare.read(compare.ENGLISH / "nodes.json")[name]
+    text = (compare.PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {node['display_name']}\n")
+    assert "\n## Example" in text
+    assert [entry for entry in node["inputs"] if f"**`{entry}`**" not in text] == []
+    outputs = [entry["name"] for entry in node["outputs"].values()]
+    assert [name for name in outputs if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(compare.PAGES).as_posix())
+def test_help_pages_have_no_tables(page):
+    """The panel beside the graph is so narrow that a table has one word in a line."""
+    assert not re.search(r"^\s*\|", page.read_text(encoding="utf-8"), re.MULTILINE)
