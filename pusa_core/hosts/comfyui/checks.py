@@ -9,6 +9,7 @@ import comfy.latent_formats
 import comfy.model_base
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ...capabilities import EXTRA_FRAMES, VAES, check_text_to_video, checkpoints_of
 from ...plan import Plan
@@ -17,6 +18,7 @@ LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22
 
 # Euler's method, under all its names: the only one that the slopes of a bent map are right for.
 EULER = {"sample_euler"}
+SAME_GRID = 1e-5
 
 
 def check_model(model: ModelPatcher) -> None:
@@ -93,4 +95,20 @@ def check_sampler(plan: Plan, sampler: Any) -> None:
         raise ValueError(
             f"The schedule bends a frame's sigma, which the sampler {called} cannot follow, because it would leave noise in "
             "the frame: use euler."
+        )
+
+
+def check_grid(plan: Plan, sigmas: Tensor) -> None:
+    """Refuses sigmas that are not a part of the grid that a plan was made for.
+
+    Raises:
+        ValueError: what to connect instead.
+    """
+    if plan.grid is None:
+        return
+    apart = (sigmas[:, None].cpu() - plan.grid[None]).abs().amin(1) > SAME_GRID
+    if bool(apart.any()):
+        raise ValueError(
+            f"The schedule's frames take their steps one after another, on {len(plan.grid) - 1} sigmas of its own, but the "
+            f"sampler has {len(sigmas) - 1} others: use the Pusa KSampler, or connect the schedule to Pusa Sigmas."
         )
