@@ -14,6 +14,7 @@ As `FrameMap`s of the sampler's sigma 1 - evaluation / evaluations, whose steps 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 
@@ -100,11 +101,11 @@ class Staircase:
         """Model evaluations for `count` frames that are not given."""
         return self.start(max(count, 1) - 1) + self.steps
 
-    def begun(self, evaluation: int, count: int) -> int:
-        """How many of `count` frames take a step at an evaluation or did before."""
+    def begun(self, evaluation: int) -> float:
+        """How many frames, of as many as there may be, take a step at an evaluation or did before."""
         if not self.delay:
-            return count
-        return min(count, self.block * (evaluation // min(self.delay, self.steps) + 1))
+            return math.inf
+        return self.block * (evaluation // min(self.delay, self.steps) + 1)
 
     @property
     def clock_shift(self) -> float:
@@ -146,5 +147,5 @@ class Staircase:
         """
         if self.window is None or self.window.size >= given + count:
             return None
-        begun = (given + self.begun(i, count) for i in range(self.evaluations(count)))
-        return torch.tensor([self.window.frames(frames, given + count) for frames in begun])
+        begun = (given + min(count, self.begun(i)) for i in range(self.evaluations(count)))
+        return torch.tensor([self.window.frames(int(frames), given + count) for frames in begun])
