@@ -7,9 +7,9 @@ each segment as it samples any clip, and what it holds, the model's input and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -118,6 +118,23 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a segment.
+
+    Attributes:
+        segments: how many are done.
+        frames: how many are finished by then, with those that were given.
+        moving: latents of the frames that have begun, (B, C, 1, h, w).
+        latents: gives those of the frames that the run had made, the given ones left out, in their order.
+    """
+
+    segments: int = 0
+    frames: int = 0
+    moving: Mapping[int, Tensor] = field(default_factory=dict)
+    latents: Callable[[], Iterable[Tensor]] = tuple
+
+
+@dataclass(frozen=True)
 class Studio:
     """What a host can do for a long video. Latents are (B, C, F, h, w), as the model sees them.
 
@@ -144,30 +161,44 @@ class Roll:
             without a gap the video goes on; the later ones are met on the way.
         studio: what the host can do.
 
+        progress: where an earlier run of the same video stopped; it goes on from there as if it had not.
+
     Yields:
-        the given frames at the start, then each frame when it is finished.
+        the given frames at the start, and those that an earlier run made, then each frame when it is finished. Between two
+        of them, `progress` is where the run stands.
     """
 
-    def __init__(self, staircase: Staircase, frames: int, keyframes: Mapping[int, tuple[Tensor, float]], studio: Studio):
+    def __init__(
+        self,
+        staircase: Staircase,
+        frames: int,
+        keyframes: Mapping[int, tuple[Tensor, float]],
+        studio: Studio,
+        progress: Progress | None = None,
+    ):
         self.staircase, self.frames, self.keyframes, self.studio = staircase, frames, keyframes, studio
         self.given = min(next(i for i in count() if i not in keyframes), frames)
-        self.moving: dict[int, Tensor] = {}
+        self.progress = progress or Progress()
+        self.moving = dict(self.progress.moving)
         self.finished: dict[int, Made] = {}
         self.alone: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[Made]:
         for frame in range(self.given):
             yield self._finish(frame, self.keyframes[frame][0])
-        for segment in segments(self.staircase, self.given, self.frames):
+        for frame, latent in enumerate(self.progress.latents(), self.given):
+            yield self._finish(frame, latent)
+        done = self.progress.segments
+        for number, segment in enumerate(islice(segments(self.staircase, self.given, self.frames), done, None), done + 1):
             plan = segment.plan(self._clean(segment), {frame: m for frame, (_, m) in self.keyframes.items()})
             latents = torch.cat([self._latent(frame, plan, i) for i, frame in enumerate(segment.frames)], dim=2)
             sampled = self.studio.sample(segment, plan, latents)
             for i, frame in enumerate(segment.frames):
                 if frame not in self.finished:
                     self.moving[frame] = sampled[:, :, i : i + 1]
-            for frame in segment.finished:
-                yield self._finish(frame, self.moving.pop(frame))
-            self._forget(segment)
+            made = [self._finish(frame, self.moving.pop(frame)) for frame in segment.finished]
+            self.progress = Progress(number, made[-1].frame + 1 if made else self.progress.frames, dict(self.moving))
+            yield from made
 
     def _clean(self, segment: Segment) -> dict[int, Tensor]:
         """Of the shown frames, those that are given or finished."""
@@ -197,12 +228,12 @@ class Roll:
 
     def _finish(self, frame: int, latent: Tensor) -> Made:
         self.finished[frame] = made = Made(frame, latent, self.studio.decode(latent))
+        self._forget(frame - self.staircase.window.size if self.staircase.window else 0)
         return made
 
-    def _forget(self, segment: Segment) -> None:
+    def _forget(self, oldest: int) -> None:
         """What no later window shows."""
         anchors = self.staircase.window.anchors if self.staircase.window else ()
-        oldest = min((frame for frame in segment.frames if frame not in anchors), default=0)
         for frames in (self.finished, self.alone):
             for frame in [frame for frame in frames if frame < oldest and frame not in anchors]:
                 del frames[frame]

@@ -5,6 +5,7 @@ import torch
 
 from pusa_core.frames import pixel_length
 from pusa_core.plan import plan_clip
+from pusa_core.roll_files import RollFolder, settings_key
 from pusa_core.rolling import Roll, Studio, segments
 from pusa_core.staircase import Staircase, Window
 from tests.core.test_staircase import encode, euler, given, velocity
@@ -101,3 +102,58 @@ def test_segments_are_made_one_by_one():
 def test_a_staircase_without_a_window():
     with pytest.raises(ValueError, match="along a staircase with a window and a delay"):
         next(segments(Staircase(4, 5.0, 1), 1, 10))
+
+
+# --- stopped and gone on -------------------------------------------------------------------------------------------------
+
+BLOCKS = Staircase(4, 5.0, 2, 2, Window(8, (0, 1)))
+SINGLE = Staircase(4, 5.0, 1, window=Window(6, (0,)))
+
+
+class Died(Exception):
+    pass
+
+
+def run(folder, staircase, most=None):
+    """Frames of a video that dies before it takes its segment number `most`; what was made is in the folder."""
+    taken = []
+
+    def dies(segment, plan, latents):
+        taken.append(segment)
+        if most is not None and len(taken) > most:
+            raise Died
+        return sample(segment, plan, latents)
+
+    keyframes = {0: (noise(99), 0.0), 1: (noise(98), 0.0), 9: (noise(97), 0.3)}
+    before = folder.load(2)
+    roll = Roll(staircase, 14, keyframes, studio(sample=dies), before)
+    made = []
+    for frame in roll:
+        made.append(frame.latent)
+        if frame.frame >= max(2, before.frames):
+            folder.save(frame, roll.progress)
+    return torch.cat(made, 2), len(taken)
+
+
+@pytest.mark.parametrize("staircase", [BLOCKS, SINGLE])
+@pytest.mark.parametrize("most", [0, 1, 3, 5, 6])
+def test_a_run_that_died_goes_on(staircase, most, tmp_path):
+    whole, all_segments = run(RollFolder(tmp_path / "whole"), staircase)
+    with pytest.raises(Died):
+        run(RollFolder(tmp_path / "video"), staircase, most)
+    again, segments_again = run(RollFolder(tmp_path / "video"), staircase)
+    assert torch.equal(again, whole)
+    assert segments_again < all_segments or most < 4  # a segment without a finished frame is made again
+
+
+def test_a_damaged_state(tmp_path):
+    folder = RollFolder(tmp_path)
+    (tmp_path / "state.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="cannot be read .* delete that folder"):
+        folder.load(1)
+
+
+def test_another_video_has_another_key():
+    base = {"seed": 1, "text": torch.ones(2, 3), "shape": [1, 2]}
+    keys = [settings_key({**base, **change}) for change in ({}, {"seed": 2}, {"text": torch.zeros(2, 3)}, {"shape": [2, 1]})]
+    assert len({*keys}) == 4 and settings_key(dict(reversed(base.items()))) == keys[0]
