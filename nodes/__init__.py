@@ -8,14 +8,15 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..demo_model import MODELS
-from . import demo, keyframes, loaders, sampling, schedule, timeline
+from . import demo, keyframes, loaders, long_video, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*loaders.NODES, *keyframes.NODES, *schedule.NODES, *timeline.NODES, *sampling.NODES, *demo.NODES]
+        groups = (loaders, keyframes, schedule, timeline, sampling, long_video, demo)
+        return [node for group in groups for node in group.NODES]
 
 
 async def comfy_entrypoint() -> PusaExtension:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe, check_keyframes
-from .schedule import ORDINARY, FrameMap, FrameSchedule
+from .schedule import ORDINARY, Behaviour, FrameMap, FrameSchedule
 from .staircase import Staircase
 from .virtual_latent import SAME_SIGMA, ScheduleTable
 
@@ -169,34 +169,60 @@ def plan_clip(
         ValueError: the length is not 4n+1, something else is among the keyframes, one lies outside the clip, or two share a
             latent frame.
     """
-    latents, keyframes = latent_length(length), check_keyframes(keyframes)
-    placed = [_place(keyframe, latents) for keyframe in keyframes]
+    latents = latent_length(length)
+    placed, notes = place_keyframes(keyframes, latents, encode)
+    base = _base_maps(staircase, placed, latents)
+    maps = [base[i].scaled(p.multiplier, p.behaviour) if (p := placed.get(i)) else base[i] for i in range(latents)]
+    clean = None
+    if placed:
+        some = next(iter(placed.values())).latent
+        clean = some.new_zeros((1, some.shape[1], latents, *some.shape[3:]))
+        clean[:, :, list(placed)] = torch.cat([p.latent for p in placed.values()], dim=2)
+    return Plan((FrameSchedule(tuple(maps)),), clean, notes, staircase, 0 if staircase is None else leading(placed))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A keyframe's latent frame.
+
+    Attributes:
+        latent: clean, (1, C, 1, h, w).
+        multiplier: of its noise.
+    """
+
+    latent: Tensor
+    multiplier: float
+    behaviour: Behaviour
+
+
+def place_keyframes(
+    keyframes: Sequence[Keyframe], latents: int, encode: Callable[[Tensor], Tensor]
+) -> tuple[dict[int, Placed], tuple[str, ...]]:
+    """The latent frames of keyframes in a clip of `latents` of them, by index, and a sentence on each; see `plan_clip`."""
+    keyframes = check_keyframes(keyframes)
+    targets = [_place(keyframe, latents) for keyframe in keyframes]
     owner: dict[int, int] = {}
-    for number, targets in enumerate(placed, 1):
-        for target in targets:
-            _claim(owner, target, number)
-    maps, clean, base = {}, None, _base_maps(staircase, owner, latents)
-    for keyframe, targets in zip(keyframes, placed):
-        encoded = encode(keyframe.pictures)  # (1, C, n, h, w)
-        if clean is None:
-            clean = encoded.new_zeros((1, encoded.shape[1], latents, *encoded.shape[3:]))
-        clean[:, :, list(targets)] = encoded[:, :, list(keyframe.kept)]
-        maps.update({t: base[t].scaled(m, keyframe.behaviour) for t, m in zip(targets, keyframe.multipliers)})
-    notes = tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, placed), 1))
-    schedule = FrameSchedule(tuple(maps.get(i, frame) for i, frame in enumerate(base)))
-    return Plan((schedule,), clean, notes, staircase, 0 if staircase is None else _leading(owner))
+    for number, indices in enumerate(targets, 1):
+        for index in indices:
+            _claim(owner, index, number)
+    placed = {}
+    for keyframe, indices in zip(keyframes, targets):
+        encoded = encode(keyframe.pictures).split(1, dim=2)  # n of (1, C, 1, h, w)
+        for index, kept, m in zip(indices, keyframe.kept, keyframe.multipliers):
+            placed[index] = Placed(encoded[kept], m, keyframe.behaviour)
+    return placed, tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, targets), 1))
 
 
-def _leading(owner: dict[int, int]) -> int:
+def leading(placed: Collection[int]) -> int:
     """How many frames are given at the clip's start, before any that is made."""
-    return next(i for i in count() if i not in owner)
+    return next(i for i in count() if i not in placed)
 
 
-def _base_maps(staircase: Staircase | None, owner: dict[int, int], latents: int) -> list[FrameMap]:
+def _base_maps(staircase: Staircase | None, placed: Collection[int], latents: int) -> list[FrameMap]:
     """The ordinary frames' maps; those that are given at the start go with the first that takes steps."""
     if staircase is None:
         return [ORDINARY] * latents
-    given = _leading(owner)
+    given = leading(placed)
     return [staircase.map(max(i - given, 0), latents - given) for i in range(latents)]
 
 

@@ -14,7 +14,7 @@ from itertools import count, islice
 import torch
 from torch import Tensor
 
-from .plan import Plan
+from .plan import Plan, leading
 from .schedule import FrameMap, FrameSchedule, pusa_sigmas
 from .staircase import Staircase
 
@@ -177,7 +177,7 @@ class Roll:
         progress: Progress | None = None,
     ):
         self.staircase, self.frames, self.keyframes, self.studio = staircase, frames, keyframes, studio
-        self.given = min(next(i for i in count() if i not in keyframes), frames)
+        self.given = min(leading(keyframes), frames)
         self.progress = progress or Progress()
         self.moving = dict(self.progress.moving)
         self.finished: dict[int, Made] = {}

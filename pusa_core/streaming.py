@@ -10,17 +10,32 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+KEPT = 2  # inputs before its newest that a convolution over three frames sees
 
 
 class _Cache(list):
-    """As long as the network that fills it wants."""
+    """As long as the network that fills it wants, and with as many inputs as a convolution sees.
+
+    A network that takes frames two at a time keeps the last two of what it was given; given one, the one before is added.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[int, Any] = {}
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index) if index < len(self) else None
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.extend([None] * (index + 1 - len(self)))
+        before = self._before.get(index)
+        if isinstance(value, Tensor) and isinstance(before, Tensor) and value.shape[2] < KEPT:
+            value = torch.cat([before[:, :, value.shape[2] - KEPT :], value], dim=2)
+        if value is not None:  # which it is while the convolution runs
+            self._before[index] = value
         super().__setitem__(index, value)
 
 

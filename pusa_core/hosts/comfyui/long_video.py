@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...plan import Plan
 from ...rolling import Segment, Studio
@@ -21,6 +23,7 @@ from ...wan import EXPERT_BOUNDARY
 from .schedule import apply_schedule
 
 Conditioning = list[Any]  # ComfyUI's
+FROM_FRAME = "pusa_from_frame"  # of an entry of a CONDITIONING: the pixel frame at which it begins to hold
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,37 @@ class Guidance:
     negative: Conditioning
     cfg: float
     boundary: float = EXPERT_BOUNDARY
+
+
+def prompts_by_frame(conditioning: Conditioning, blend: int) -> Callable[[int], Conditioning]:
+    """The conditioning of a pixel frame, of one whose entries say from which frame on they hold.
+
+    Args:
+        blend: pixel frames over which one passes into the next, around the frame at which it begins.
+    """
+    parts: dict[int, Conditioning] = {}
+    for entry in conditioning:
+        parts.setdefault(entry[1].get(FROM_FRAME, 0), []).append(entry)
+    begins = sorted(parts)
+
+    def at(frame: int) -> Conditioning:
+        number = max(bisect_right(begins, frame) - 1, 0)
+        here = parts[begins[number]]
+        for other in (number, number + 1):
+            if blend and 0 < other < len(begins) and abs(frame - begins[other]) < blend / 2:
+                before, after = parts[begins[other - 1]], parts[begins[other]]
+                share = (frame - begins[other]) / blend + 0.5
+                return [_mixed(a, b, share) for a, b in zip(before, after)]
+        return here
+
+    return at
+
+
+def _mixed(before: Any, after: Any, share: float) -> list[Any]:
+    """A conditioning's entry between two; the shorter text is padded with zeros, as ComfyUI's own average does."""
+    length = max(before[0].shape[1], after[0].shape[1])
+    old, new = (pad(text, (0, 0, 0, length - text.shape[1])) for text in (before[0], after[0]))
+    return [torch.lerp(old, new, share), after[1]]
 
 
 def long_video_studio(
@@ -109,3 +143,15 @@ class _Sampler:
             seed=self.seed,
         )
         return form.process_in(sampled.cpu()) * (1 - grid[-1])
+
+
+def fingerprint(name: str, model: ModelPatcher) -> dict[str, Any]:
+    """What tells a model from others, cheaply: some weights, and how strongly it is patched."""
+    weights = model.model.diffusion_model.head.head.weight
+    strength = sum(float(patch[0]) for patches in model.patches.values() for patch in patches)
+    return {f"{name} weights": weights.detach().flatten()[:4096], f"{name} patches": [len(model.patches), strength]}
+
+
+def text_fingerprint(name: str, conditioning: Conditioning) -> dict[str, Any]:
+    """The same for a conditioning."""
+    return {f"{name} {i}, from {entry[1].get(FROM_FRAME, 0)}": entry[0] for i, entry in enumerate(conditioning)}
