@@ -29,6 +29,7 @@ from ..pusa_core.staircase import Staircase, Window
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .sampling import MAX_SEED
+from .server import running_server
 from .types import CATEGORY, Keyframes, check_wires
 
 LONGEST = 1_000_001
@@ -217,9 +218,9 @@ class _Progress:
             return
         left = (time.monotonic() - self.start) / new * (self.frames - new)
         text = f"{pixel_length(frames)} frames; about {_spoken_time(left)} left"
-        running = getattr(__import__("server").PromptServer, "instance", None)
-        if running is not None and self.node.hidden is not None:
-            running.send_progress_text(text, self.node.hidden.unique_id)
+        server = running_server()
+        if server is not None and self.node.hidden is not None:
+            server.send_progress_text(text, self.node.hidden.unique_id)
 
 
 def _spoken_time(seconds: float) -> str:
