@@ -8,14 +8,14 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..demo_model import MODELS
-from . import demo, keyframes, loaders, long_video, sampling, schedule, timeline
+from . import demo, forcing, keyframes, loaders, long_video, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        groups = (loaders, keyframes, schedule, timeline, sampling, long_video, demo)
+        groups = (loaders, keyframes, schedule, timeline, sampling, long_video, forcing, demo)
         return [node for group in groups for node in group.NODES]
 
 

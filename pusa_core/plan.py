@@ -172,13 +172,16 @@ def plan_clip(
     latents = latent_length(length)
     placed, notes = place_keyframes(keyframes, latents, encode)
     base = _base_maps(staircase, placed, latents)
-    maps = [base[i].scaled(p.multiplier, p.behaviour) if (p := placed.get(i)) else base[i] for i in range(latents)]
+    maps = base | {i: base[i].scaled(p.multiplier, p.behaviour) for i, p in placed.items()}
+    if staircase is not None and staircase.history_noise:
+        given = leading(placed)
+        maps |= {i: staircase.history_map(latents - given) for i in range(given) if placed[i].multiplier == 0}
     clean = None
     if placed:
         some = next(iter(placed.values())).latent
         clean = some.new_zeros((1, some.shape[1], latents, *some.shape[3:]))
         clean[:, :, list(placed)] = torch.cat([p.latent for p in placed.values()], dim=2)
-    return Plan((FrameSchedule(tuple(maps)),), clean, notes, staircase, 0 if staircase is None else leading(placed))
+    return Plan((FrameSchedule(tuple(maps.values())),), clean, notes, staircase, 0 if staircase is None else leading(placed))
 
 
 @dataclass(frozen=True)
@@ -218,12 +221,12 @@ def leading(placed: Collection[int]) -> int:
     return next(i for i in count() if i not in placed)
 
 
-def _base_maps(staircase: Staircase | None, placed: Collection[int], latents: int) -> list[FrameMap]:
+def _base_maps(staircase: Staircase | None, placed: Collection[int], latents: int) -> dict[int, FrameMap]:
     """The ordinary frames' maps; those that are given at the start go with the first that takes steps."""
     if staircase is None:
-        return [ORDINARY] * latents
+        return dict.fromkeys(range(latents), ORDINARY)
     given = leading(placed)
-    return [staircase.map(max(i - given, 0), latents - given) for i in range(latents)]
+    return {i: staircase.map(max(i - given, 0), latents - given) for i in range(latents)}
 
 
 def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from .frames import check_integer
+from .frames import check_integer, check_multiplier
 from .messages import describe
 from .schedule import ORDINARY, FrameMap, pusa_sigmas
 
@@ -68,6 +68,7 @@ class Staircase:
         delay: evaluations from the beginning of one block to that of the next; more than `steps` is as `steps`.
         block: latent frames that take their steps together.
         window: which frames the model sees; None shows it all.
+        history_noise: sigma at which frames that are given at the start, without noise of their own, are shown all along.
         causal: whether frames attend to those of their own and earlier blocks only, as some models were trained.
 
     Raises:
@@ -79,6 +80,7 @@ class Staircase:
     delay: int = 0
     block: int = 1
     window: Window | None = None
+    history_noise: float = 0.0
     causal: bool = False
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Staircase:
                 f"Blocks of {describe(self.block)} latent frames, each {describe(self.delay)} evaluations after the one "
                 "before, were asked for: blocks need at least 1 frame, and the delay is 0 or more."
             )
+        check_multiplier(self.history_noise)
         if self.causal and self.window is not None:
             raise ValueError("Causal attention was asked for in a window that moves, which is not supported: choose one.")
 
@@ -137,6 +140,11 @@ class Staircase:
         first = [given % self.block] * (given % self.block > 0)
         rest = count % self.block
         return [*first, *[self.block] * (given // self.block + count // self.block), *[rest] * (rest > 0)]
+
+    def history_map(self, count: int) -> FrameMap:
+        """The map of a frame that is given at the start, without noise of its own."""
+        last = float(self.grid(count)[-2])
+        return FrameMap(tuple(sorted({0.0: 0.0, last: self.history_noise, 1.0: self.history_noise}.items())), "hold")
 
     def shown(self, given: int, count: int) -> Tensor | None:
         """The latent frames that the model sees at each evaluation, (evaluations, size); None where it sees all.
