@@ -88,13 +88,20 @@ class Actor:
             dx, dy = DIRECTIONS[self.direction or "right"]
             x, y = x + dx * pace * frame, y + dy * pace * frame
         if self.motion == "bounces":
-            x, y = _reflect(x, self.radius), _reflect(y, self.radius)
+            x, y = reflect(x, self.radius), reflect(y, self.radius)
         if self.motion == "spins":
             angle = SPIN * frame
         if self.motion in ("grows", "shrinks"):
             share = frame / (length - 1)
             radius = 7 + 8 * (share if self.motion == "grows" else 1 - share)
         return torch.stack([x, y, radius, angle], dim=1)
+
+    def going_at(self, frame: int) -> Actor:
+        """The same object with the direction in which it goes from a frame on."""
+        if self.motion != "bounces":
+            return self
+        step = self.track(frame + 2)[-2:, :2].diff(dim=0)[0].tolist()
+        return replace(self, direction=max(DIRECTIONS, key=lambda way: sum(a * b for a, b in zip(DIRECTIONS[way], step))))
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,10 @@ class Scene:
     def tracks(self, length: int = LENGTH) -> Tensor:
         """(actors, length, 4), see `Actor.track`."""
         return torch.stack([actor.track(length) for actor in self.actors])
+
+    def caption_at(self, frame: int) -> str:
+        """The caption of a longer clip, where an object that bounces goes the other way now."""
+        return replace(self, actors=tuple(actor.going_at(frame) for actor in self.actors)).caption
 
 
 def scene(seed: int, held_out: bool = False, motion: str | None = None) -> Scene:
@@ -261,7 +272,8 @@ def _tint(rng: random.Random, grey: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _reflect(position: Tensor, radius: float) -> Tensor:
+def reflect(position: Tensor, radius: float) -> Tensor:
+    """Where a position beyond the walls is after bouncing off them."""
     low, high = _margin(radius), SIZE - _margin(radius)
     span = high - low
     folded = (position - low) % (2 * span)
@@ -278,9 +290,8 @@ def draw(scenes: Sequence[Scene], length: int = LENGTH, size: int = SIZE) -> Ten
 
 def _draw(scene: Scene, length: int, size: int) -> Tensor:
     scale = SIZE / size
-    axis = (torch.arange(size) + 0.5) * scale
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    picture = _draw_backdrop(scene.backdrop, x, y).expand(length, size, size, 3)
+    y, x = _grid(size)
+    picture = draw_backdrop(scene.backdrop, size).expand(length, size, size, 3)
     for actor in reversed(scene.actors):
         track = actor.track(length)[:, :, None, None]  # (length, 4, 1, 1)
         px, py, radius, angle = track.unbind(1)
@@ -292,7 +303,16 @@ def _draw(scene: Scene, length: int, size: int) -> Tensor:
     return picture
 
 
-def _draw_backdrop(backdrop: Backdrop, x: Tensor, y: Tensor) -> Tensor:
+def _grid(size: int) -> tuple[Tensor, Tensor]:
+    """y and x of every pixel's centre, in the world's pixels."""
+    axis = (torch.arange(size) + 0.5) * SIZE / size
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return y, x
+
+
+def draw_backdrop(backdrop: Backdrop, size: int = SIZE) -> Tensor:
+    """(size, size, 3)."""
+    y, x = _grid(size)
     first, second = (torch.tensor(colour) for colour in backdrop.colours)
     along = (x - SIZE / 2) * math.cos(backdrop.angle) + (y - SIZE / 2) * math.sin(backdrop.angle)
     if backdrop.kind == "plain":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from aiohttp import web
 from comfy_api.latest import io
 
 from ..pusa_core.messages import ENGLISH, LOCALES, VARIABLE, find_language
+from .server import running_server
 
 PACK = Path(__file__).parents[1]
 OWN = "Pusa.Language"  # of the pack, in the page's settings; empty where the page's counts
@@ -110,6 +110,6 @@ async def help_page(request: web.Request) -> web.StreamResponse:
 
 def add_routes() -> None:
     """Not where a program imports ComfyUI without starting its server."""
-    running = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    running = running_server()
     if running is not None:
         running.routes.get(f"/extensions/{PACK.name}/docs/{{node}}/{ENGLISH}.md")(help_page)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io, ui
 
 from ..pusa_core.figures import draw_schedule
@@ -68,8 +70,13 @@ def plan_video(vae, width, height, length, batch_size, resize, keyframes, sigmas
     latent = plan_latent(vae, plan, width, height, length, batch_size)
     grid = sigmas if sigmas is not None and len(sigmas) > 0 else pusa_sigmas(10)
     picture = draw_schedule(plan.schedule, grid.tolist(), plan.notes)
-    report = "\n".join(plan.notes) or say("No keyframes: text to video.")
+    report = keyframes_report(plan.notes)
     return latent, plan, picture, report
+
+
+def keyframes_report(notes: Sequence[str]) -> str:
+    """What was placed where."""
+    return "\n".join(notes) or say("No keyframes: text to video.")
 
 
 class PusaSchedule(io.ComfyNode):

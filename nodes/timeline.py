@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from ..pusa_core.timeline import (
     parse_timeline,
 )
 from .schedule import LARGEST, plan_inputs, plan_outputs, plan_video, size_inputs
+from .server import running_server
 from .types import CATEGORY, check_wires
 
 EMPTY = '{"version":1,"items":[]}'
@@ -176,9 +176,9 @@ async def describe_media(request: web.Request) -> web.Response:
 
 def add_routes() -> None:
     """Not where a program imports ComfyUI without starting its server."""
-    running = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if running is not None:
-        running.routes.get("/pusa/media")(describe_media)
+    server = running_server()
+    if server is not None:
+        server.routes.get("/pusa/media")(describe_media)
 
 
 NODES = [PusaTimeline]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -11,8 +13,9 @@ from torch import Tensor
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe, check_keyframes
 from .messages import fault, mark, say
-from .schedule import FrameMap, FrameSchedule
-from .virtual_latent import ScheduleTable
+from .schedule import ORDINARY, Behaviour, FrameMap, FrameSchedule
+from .staircase import Staircase
+from .virtual_latent import SAME_SIGMA, ScheduleTable
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Plan:
         schedules: every latent frame's sigma; 1 or B, of one length.
         clean: (1 or B, C, F, H, W), the VAE's latents at keyframes and zeros elsewhere; None without keyframes.
         notes: what was placed where, one sentence each.
+        staircase: when frames take their steps, if not all together as the sampler goes.
+        given: frames at the start that take none.
 
     Raises:
         ValueError: a frame that starts from a picture has none, or lengths or numbers of clips differ.
@@ -31,6 +36,8 @@ class Plan:
     schedules: tuple[FrameSchedule, ...]
     clean: Tensor | None = None
     notes: tuple[str, ...] = ()
+    staircase: Staircase | None = None
+    given: int = 0
 
     def __post_init__(self) -> None:
         lengths = {len(schedule) for schedule in self.schedules}
@@ -70,8 +77,8 @@ class Plan:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether every frame of every clip simply follows the sampler: plain text to video."""
-        return all(schedule.is_ordinary for schedule in self.schedules)
+        """Whether every frame of every clip simply follows any sampler: plain text to video."""
+        return self.staircase is None and all(schedule.is_ordinary for schedule in self.schedules)
 
     @property
     def is_straight(self) -> bool:
@@ -91,14 +98,44 @@ class Plan:
     def table(self) -> ScheduleTable:
         return ScheduleTable.of(self.schedules)
 
+    @cached_property
+    def grid(self) -> Tensor | None:
+        """The sampler's sigmas, (evaluations + 1,), that the schedules were made for; None where any will do."""
+        return None if self.staircase is None else self.staircase.grid(len(self) - self.given)
+
+    @cached_property
+    def shown(self) -> Tensor | None:
+        """Latent frames that the model sees at each evaluation, (evaluations, size); None where it sees all."""
+        return None if self.staircase is None else self.staircase.shown(self.given, len(self) - self.given)
+
+    @property
+    def blocks(self) -> list[int] | None:
+        """Latent frames of each block of causal attention; None where all attend to all."""
+        if self.staircase is None or not self.staircase.causal:
+            return None
+        return self.staircase.blocks(self.given, len(self) - self.given)
+
+    def frames_at(self, sigma: Tensor) -> Tensor | None:
+        """The latent frames that the model sees at the sampler's sigma, on its device; None for all."""
+        if self.shown is None or self.grid is None:
+            return None
+        step = (self.grid.to(sigma.device) > sigma * (1 + SAME_SIGMA)).sum()
+        return self.shown.to(sigma.device)[step.clamp(max=len(self.shown) - 1)]
+
 
 def same_plan(a: Plan, b: Plan) -> bool:
     """Whether two plans ask for the same, however they came to be."""
-    if a is b or a.schedules != b.schedules:
-        return a is b
+    if a is b:
+        return True
+    if _timetable(a) != _timetable(b) or a.schedules != b.schedules:
+        return False
     if a.clean is None or b.clean is None:
         return a.clean is b.clean
     return a.clean.shape == b.clean.shape and torch.equal(a.clean, b.clean.to(a.clean))
+
+
+def _timetable(plan: Plan) -> tuple[Staircase | None, int]:
+    return plan.staircase, plan.given
 
 
 def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
@@ -109,6 +146,8 @@ def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
     """
     if plans[0].clips == 1 and all(same_plan(plan, plans[0]) for plan in plans):
         return plans[0]
+    if len({_timetable(plan) for plan in plans}) > 1:
+        raise fault("The clips of a batch take their steps at different times: give them all the same kind of schedule.")
     schedules = tuple(s for plan, n in zip(plans, counts) for s in _repeated(plan.schedules, n))
     images = [plan.clean for plan in plans if plan.clean is not None]
     sizes = {tuple(clean.shape[1:]) for clean in images}
@@ -121,40 +160,88 @@ def join_plans(plans: Sequence[Plan], counts: Sequence[int]) -> Plan:
         empty = torch.zeros_like(images[0][:1])
         parts = [(empty if plan.clean is None else plan.clean.to(empty.device), n) for plan, n in zip(plans, counts)]
         clean = torch.cat([part.expand(n, *part.shape[1:]) for part, n in parts])
-    return Plan(schedules, clean, tuple(dict.fromkeys(note for plan in plans for note in plan.notes)))
+    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
+    return Plan(schedules, clean, notes, *_timetable(plans[0]))
 
 
 def _repeated(schedules: tuple[FrameSchedule, ...], count: int) -> tuple[FrameSchedule, ...]:
     return schedules * count if len(schedules) == 1 else schedules
 
 
-def plan_clip(keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tensor], Tensor]) -> Plan:
+def plan_clip(
+    keyframes: Sequence[Keyframe], length: int, encode: Callable[[Tensor], Tensor], staircase: Staircase | None = None
+) -> Plan:
     """Places keyframes into a clip of `length` pixel frames.
 
     Args:
         keyframes: none makes plain text to video.
         length: pixel frames of the clip, 4n+1.
         encode: pictures (N, H, W, 3) -> clean latents (1, C, (N-1)/4+1, h, w).
+        staircase: when frames take their steps; a keyframe has its share of the noise that its frame would have. None: all
+            follow the sampler together.
 
     Raises:
         ValueError: the length is not 4n+1, something else is among the keyframes, one lies outside the clip, or two share a
             latent frame.
     """
-    latents, keyframes = latent_length(length), check_keyframes(keyframes)
-    placed = [_place(keyframe, latents) for keyframe in keyframes]
+    latents = latent_length(length)
+    placed, notes = place_keyframes(keyframes, latents, encode)
+    base = _base_maps(staircase, placed, latents)
+    maps = base | {i: base[i].scaled(p.multiplier, p.behaviour) for i, p in placed.items()}
+    if staircase is not None and staircase.history_noise:
+        given = leading(placed)
+        maps |= {i: staircase.history_map(latents - given) for i in range(given) if placed[i].multiplier == 0}
+    clean = None
+    if placed:
+        some = next(iter(placed.values())).latent
+        clean = some.new_zeros((1, some.shape[1], latents, *some.shape[3:]))
+        clean[:, :, list(placed)] = torch.cat([p.latent for p in placed.values()], dim=2)
+    return Plan((FrameSchedule(tuple(maps.values())),), clean, notes, staircase, 0 if staircase is None else leading(placed))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A keyframe's latent frame.
+
+    Attributes:
+        latent: clean, (1, C, 1, h, w).
+        multiplier: of its noise.
+    """
+
+    latent: Tensor
+    multiplier: float
+    behaviour: Behaviour
+
+
+def place_keyframes(
+    keyframes: Sequence[Keyframe], latents: int, encode: Callable[[Tensor], Tensor]
+) -> tuple[dict[int, Placed], tuple[str, ...]]:
+    """The latent frames of keyframes in a clip of `latents` of them, by index, and a sentence on each; see `plan_clip`."""
+    keyframes = check_keyframes(keyframes)
+    targets = [_place(keyframe, latents) for keyframe in keyframes]
     owner: dict[int, int] = {}
-    for number, targets in enumerate(placed, 1):
-        for target in targets:
-            _claim(owner, target, number)
-    maps, clean = {}, None
-    for keyframe, targets in zip(keyframes, placed):
-        encoded = encode(keyframe.pictures)  # (1, C, n, h, w)
-        if clean is None:
-            clean = encoded.new_zeros((1, encoded.shape[1], latents, *encoded.shape[3:]))
-        clean[:, :, list(targets)] = encoded[:, :, list(keyframe.kept)]
-        maps.update({t: FrameMap.line(m, keyframe.behaviour) for t, m in zip(targets, keyframe.multipliers)})
-    notes = tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, placed), 1))
-    return Plan((FrameSchedule.build(latents, maps),), clean, notes)
+    for number, indices in enumerate(targets, 1):
+        for index in indices:
+            _claim(owner, index, number)
+    placed = {}
+    for keyframe, indices in zip(keyframes, targets):
+        encoded = encode(keyframe.pictures).split(1, dim=2)  # n of (1, C, 1, h, w)
+        for index, kept, m in zip(indices, keyframe.kept, keyframe.multipliers):
+            placed[index] = Placed(encoded[kept], m, keyframe.behaviour)
+    return placed, tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, targets), 1))
+
+
+def leading(placed: Collection[int]) -> int:
+    """How many frames are given at the clip's start, before any that is made."""
+    return next(i for i in count() if i not in placed)
+
+
+def _base_maps(staircase: Staircase | None, placed: Collection[int], latents: int) -> dict[int, FrameMap]:
+    """The ordinary frames' maps; those that are given at the start go with the first that takes steps."""
+    if staircase is None:
+        return dict.fromkeys(range(latents), ORDINARY)
+    given = leading(placed)
+    return {i: staircase.map(max(i - given, 0), latents - given) for i in range(latents)}
 
 
 def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:

@@ -77,7 +77,12 @@ class FrameMap:
     @classmethod
     def line(cls, multiplier: Any, behaviour: Behaviour = "evolve") -> FrameMap:
         """The map of a keyframe with a noise multiplier: sigma_f = multiplier * sigma (Pusa, section 3.3)."""
-        return cls(((0.0, 0.0), (1.0, check_multiplier(multiplier))), behaviour)
+        return cls().scaled(multiplier, behaviour)
+
+    def scaled(self, multiplier: Any, behaviour: Behaviour = "evolve") -> FrameMap:
+        """The map of a keyframe where this is the ordinary frames' one: a share of their noise all the way."""
+        share = check_multiplier(multiplier)
+        return FrameMap(tuple((x, share * y) for x, y in self.knots), behaviour)
 
     @property
     def multiplier(self) -> float:

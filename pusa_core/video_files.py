@@ -61,19 +61,47 @@ def read_frames(path: Path) -> Iterator[Tensor]:
             yield torch.from_numpy(turned.copy())[None].float() / 255
 
 
-def write_video(path: Path, pictures: Tensor, fps: float, quality: int = 15) -> None:
-    """Writes pictures (T, H, W, 3) in [0, 1] as H.264, which every browser plays.
+class VideoWriter:
+    """Writes pictures as H.264, which every browser plays, as they come; what is written can be played at any time.
 
     Args:
         quality: x264's constant rate factor, from 0 (lossless) to 51.
     """
-    import av
 
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height = pictures.shape[2], pictures.shape[1]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(quality)}
-        for picture in (pictures.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy():
+    def __init__(self, path: Path, fps: float, quality: int = 15):
+        import av
+
+        # a table of contents with each fragment, so that a file whose writer died is whole up to there
+        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+        self._container = av.open(str(path), "w", format="mp4", options=options)
+        self._stream: Any = None
+        self._fps, self._quality = Fraction(fps).limit_denominator(1001), quality
+
+    def write(self, pictures: Tensor) -> None:
+        """Pictures (T, H, W, 3) in [0, 1]."""
+        import av
+
+        self._stream = self._stream or self._open(*pictures.shape[1:3])
+        for picture in (pictures.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().cpu().numpy():
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p")))
-        container.mux(stream.encode())
+            self._container.mux(self._stream.encode(frame.reformat(format="yuv420p")))
+
+    def _open(self, height: int, width: int) -> Any:
+        stream = self._container.add_stream("libx264", rate=self._fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": str(self._quality)}
+        return stream
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+def write_video(path: Path, pictures: Tensor, fps: float, quality: int = 15) -> None:
+    """Writes pictures (T, H, W, 3) in [0, 1], see `VideoWriter`."""
+    with VideoWriter(path, fps, quality) as writer:
+        writer.write(pictures)

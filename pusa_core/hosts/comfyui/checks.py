@@ -9,6 +9,7 @@ import comfy.latent_formats
 import comfy.model_base
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ...capabilities import EXTRA_FRAMES, IMAGE_CHANNELS, OWN_TIMESTEPS, VAES, check_text_to_video, checkpoints_of
 from ...messages import either, fault, mark, say
@@ -32,6 +33,7 @@ _UNKNOWN = mark(
 
 # Euler's method, under all its names: the only one that the slopes of a bent map are right for.
 EULER = {"sample_euler"}
+SAME_GRID = 1e-5
 
 
 def check_model(model: ModelPatcher) -> None:
@@ -122,4 +124,22 @@ def check_sampler(plan: Plan, sampler: Any) -> None:
             "The schedule bends a frame's sigma, which the sampler {called} cannot follow, because it "
             "would leave noise in the frame: use euler.",
             called=called,
+        )
+
+
+def check_grid(plan: Plan, sigmas: Tensor) -> None:
+    """Refuses sigmas that are not a part of the grid that a plan was made for.
+
+    Raises:
+        ValueError: what to connect instead.
+    """
+    if plan.grid is None:
+        return
+    apart = (sigmas[:, None].cpu() - plan.grid[None]).abs().amin(1) > SAME_GRID
+    if bool(apart.any()):
+        raise fault(
+            "The schedule's frames take their steps one after another, on {count} sigmas of its own, but the sampler has "
+            "{others} others: use the Pusa KSampler, or connect the sigmas that come with the schedule.",
+            count=len(plan.grid) - 1,
+            others=len(sigmas) - 1,
         )

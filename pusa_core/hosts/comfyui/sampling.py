@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
 
+from ...messages import fault
 from ...plan import Plan
 from ...schedule import pusa_sigmas
 from ...virtual_latent import per_frame
@@ -50,9 +51,12 @@ class Sampling:
     end_step: int | None = None
     leftover_noise: bool = False
 
-    def sigmas(self, model: ModelPatcher) -> Tensor:
-        """The grid to sample: Pusa's exact one, or one of ComfyUI's schedulers on a model with the shift."""
-        sigmas = sigma_grid(model, self.scheduler, self.sampler, self.steps, self.shift, self.denoise)
+    def sigmas(self, model: ModelPatcher, plan: Plan | None) -> Tensor:
+        """The grid to sample: the plan's own, else Pusa's exact one, or one of ComfyUI's schedulers on a shifted model."""
+        if plan is not None and plan.grid is not None:
+            sigmas = plan.grid
+        else:
+            sigmas = sigma_grid(model, self.scheduler, self.sampler, self.steps, self.shift, self.denoise)
         if self.end_step is not None and self.end_step < len(sigmas) - 1:
             sigmas = sigmas[: self.end_step + 1].clone()
             if not self.leftover_noise:
@@ -93,6 +97,8 @@ def sample_clip(
     """
     models = [model] if low_noise_model is None else [model, low_noise_model]
     plan = plan_for(latent, plan or applied_plan(model), not sampling.add_noise)
+    if plan is not None and plan.grid is not None:
+        _check_own_grid(sampling, low_noise_model)
     if plan is not None:
         models = [apply_schedule(m, plan) for m in models]
     models = [ModelSamplingSD3().patch(m, sampling.shift)[0] for m in models]
@@ -102,7 +108,7 @@ def sample_clip(
     noise = torch.zeros_like(start, device="cpu")
     if sampling.add_noise:
         noise = comfy.sample.prepare_noise(start, sampling.seed, latent.get("batch_index"))
-    sigmas, done = sampling.sigmas(models[0]), 0
+    sigmas, done = sampling.sigmas(models[0], plan), 0
     progress = preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1), colours)
     for number, (expert, part) in enumerate(_stages(models, sigmas, sampling.boundary)):
         if number > 0:
@@ -127,6 +133,20 @@ def sample_clip(
     kept = {key: value for key, value in latent.items() if key != PLAN and key not in ratios}
     carried = {} if plan is None else {PLAN: Planned(plan, samples, float(sigmas[-1]) if len(sigmas) > 1 else None)}
     return {**kept, "samples": samples, **carried}
+
+
+def _check_own_grid(sampling: Sampling, low_noise_model: ModelPatcher | None) -> None:
+    if sampling.denoise < 1:
+        raise fault(
+            "A denoise of {denoise} was given with a schedule that has a sigma grid of its own: set it to 1, and give frames "
+            "that should keep something of a clip their own noise in the schedule.",
+            denoise=f"{sampling.denoise:g}",
+        )
+    if low_noise_model is not None:
+        raise fault(
+            "The schedule has frames at high and at low noise in one evaluation, which needs one model for both, but a "
+            "low-noise model is connected: use a model that is one (Wan2.1, SkyReels-V2), or a schedule without a delay."
+        )
 
 
 def _stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list[tuple[ModelPatcher, Tensor]]:

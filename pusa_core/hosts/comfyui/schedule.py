@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -19,15 +20,18 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor
 
+from ...causal import block_causal
 from ...frames import pixel_length
 from ...messages import fault, say
 from ...plan import Plan
 from ...virtual_latent import ScheduleTable, per_frame
-from .checks import check_channels, check_conds, check_model, check_sampler, check_single_rank
+from ...wan import PATCH
+from .checks import check_channels, check_conds, check_grid, check_model, check_sampler, check_single_rank
 
 KEY = "pusa"
 RUN = "pusa_run"
 RATIO = "pusa_ratio"
+ATTENTION = "optimized_attention_override"  # ComfyUI's name
 CARRIED = "pusa_carried"  # the noise of this run was made of what an earlier stage left
 
 
@@ -85,6 +89,7 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     check_single_rank()
     check_conds(guider.conds)
     check_sampler(plan, executor.class_obj)
+    check_grid(plan, sigmas)
     clean = clean_latents(guider.inner_model, plan, latent_image)
     sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
     table = plan.table.to(clean.device)
@@ -97,7 +102,8 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     elif sigma_start < 1:  # goes on from an earlier stage, whose latents ComfyUI carries divided by 1 - sigma
         latent_image = start.to_virtual(latent_image * (1 - sigma_start), clean) / (1 - sigma_start)
 
-    options[RUN] = run = _Run(_numbered(clean, len(plan.schedules)), table, not plan.is_straight)
+    keyframes = _numbered(clean, len(plan.schedules))
+    options[RUN] = run = _Run(keyframes, table, not plan.is_straight)
     for cond in (c for cs in guider.conds.values() for c in cs):
         cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.keyframes)}
     show = None
@@ -177,8 +183,14 @@ def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_opt
     grid = transformer_options["sample_sigmas"].to(x.device) if run.bends else None
     at = run.table.to(x.device).frames(number).at(t[0], grid)
     frame = at.to_frame(x, clean)
-    options = {**transformer_options, RATIO: at.ratio}
-    denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
+    seen = transformer_options[KEY].frames_at(t[0])
+    if seen is None:
+        options = {**transformer_options, RATIO: at.ratio}
+        denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
+    else:  # a frame that is not shown stays as it is
+        options = {**transformer_options, RATIO: at.ratio[:, seen]}
+        window = executor(frame[:, :, seen], t, c_concat, c_crossattn, control, options, **kwargs)
+        denoised = frame.index_copy(2, seen, window)
     return at.denoised(x, clean, frame, denoised)
 
 
@@ -195,5 +207,28 @@ def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, 
                 batch=ratio.shape[0],
             )
         )
+    blocks = transformer_options[KEY].blocks
+    if blocks is not None:
+        transformer_options = _causal(blocks, x, context, transformer_options)
     timestep = timestep.reshape(x.shape[0], -1) * ratio
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+
+def _causal(blocks: list[int], x: Tensor, context: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with which self-attention is block-causal, through whatever attention another node has put there."""
+    pixels = -(-x.shape[3] // PATCH) * -(-x.shape[4] // PATCH)
+    tokens = [pixels * frames for frames in blocks]
+    if context.shape[1] == sum(tokens):
+        raise fault(
+            "A clip of {tokens} tokens cannot be told from its text, which has as many: change its size or length.",
+            tokens=sum(tokens),
+        )
+    other = options.get(ATTENTION)
+
+    def override(attention, query, key, value, *args, **kwargs):
+        inner = partial(attention if other is None else partial(other, attention), *args, **kwargs)
+        if key.shape[1] != sum(tokens):
+            return inner(query, key, value)
+        return block_causal(inner, query, key, value, tokens)
+
+    return {**options, ATTENTION: override}

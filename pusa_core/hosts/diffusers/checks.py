@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -48,6 +49,15 @@ def check_scheduler(scheduler: Any, plan: Plan) -> None:
         raise ValueError(
             "This plan has frames that are denoised at a pace of their own, which only Euler's method gets right, but the "
             f"scheduler is {type(scheduler).__name__}{how}: use PusaScheduler, or keyframes with a plain noise multiplier."
+        )
+
+
+def check_single_transformer(transformers: Sequence[Any]) -> None:
+    """Frames at high and at low noise in one evaluation need one model for both."""
+    if len(transformers) > 1:
+        raise ValueError(
+            "The plan's frames take their steps one after another, at high and at low noise in one evaluation, but the "
+            "pipeline has a transformer for each: use a model that is one (Wan2.1, SkyReels-V2), or a plan without a delay."
         )
 
 

@@ -12,7 +12,7 @@ with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from accelerate.utils import extract_model_from_parallel
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ...causal import block_causal_mask
 from ...virtual_latent import FrameCoefficients
 from ...wan import PATCH
 
@@ -49,8 +50,17 @@ def velocity(wan: nn.Module, latents: Tensor, sigmas: Tensor, text: Tensor) -> T
 
 
 @contextmanager
-def per_frame_timesteps(model: Any) -> Iterator[None]:
-    """Within it a transformer takes what `timestep_input` makes."""
+def per_frame_timesteps(model: Any, blocks: Sequence[int] | None = None) -> Iterator[None]:
+    """Within it a transformer takes what `timestep_input` makes.
+
+    Args:
+        blocks: latent frames of each block of causal attention; None where all attend to all.
+
+    Raises:
+        ValueError: causal attention of a model that is split by tokens.
+    """
+    if blocks is not None and is_split_by_tokens(model):
+        raise ValueError("Causal attention was asked for with context parallelism, which splits its blocks: take one out.")
     if is_split_by_tokens(model):
         yield
         return
@@ -59,7 +69,7 @@ def per_frame_timesteps(model: Any) -> Iterator[None]:
         if torch.is_grad_enabled() and model.gradient_checkpointing:
             stack.enter_context(_recomputed_with_clips(model))
         else:
-            stack.enter_context(_attention_sees_clips(model.blocks))
+            stack.enter_context(_attention_sees_clips(model.blocks, blocks))
         yield
 
 
@@ -93,22 +103,24 @@ class ClipAttention:
     How many frames there are follows from the inputs, so that a compiled graph holds nothing of the call it was made in.
     """
 
-    def __init__(self, processor: Callable[..., Tensor]):
-        self.processor = processor
+    def __init__(self, processor: Callable[..., Tensor], blocks: Sequence[int] | None = None):
+        self.processor, self.blocks = processor, blocks
 
     def __call__(self, attn: nn.Module, frames: Tensor, text: Any, mask: Any, rotary: Any, **more: Any) -> Tensor:
         count = rotary[0].shape[1] // frames.shape[1] if rotary is not None else len(frames) // len(text)
+        if self.blocks is not None and text is None:
+            mask = block_causal_mask([frames.shape[1] * block for block in self.blocks], frames.device)
         clips = rearrange(frames, "(b f) n d -> b (f n) d", f=count)
         return rearrange(self.processor(attn, clips, text, mask, rotary, **more), "b (f n) d -> (b f) n d", f=count)
 
 
 @contextmanager
-def _attention_sees_clips(blocks: Iterable[Any]) -> Iterator[None]:
-    attentions = [attention for block in blocks for attention in (block.attn1, block.attn2)]
+def _attention_sees_clips(layers: Iterable[Any], blocks: Sequence[int] | None = None) -> Iterator[None]:
+    attentions = [attention for layer in layers for attention in (layer.attn1, layer.attn2)]
     processors = [attention.processor for attention in attentions]
     try:
         for attention, processor in zip(attentions, processors):
-            attention.set_processor(ClipAttention(processor))
+            attention.set_processor(ClipAttention(processor, blocks))
         yield
     finally:
         for attention, processor in zip(attentions, processors):
@@ -142,15 +154,17 @@ class Step:
         at: the schedule at the step's sigma.
         clean: (1 or B, C, F, H, W), the keyframes as the model sees them.
         sigma: the sampler's, of shape ().
+        seen: the latent frames that the model sees; None for all.
     """
 
     at: FrameCoefficients
     clean: Tensor
     sigma: Tensor
+    seen: Tensor | None = None
 
 
 @contextmanager
-def virtual_latents(transformers: Iterable[nn.Module]) -> Iterator[None]:
+def virtual_latents(transformers: Iterable[nn.Module], blocks: Sequence[int] | None = None) -> Iterator[None]:
     """Within it the models take virtual latents and give their velocities, with a `Step` in `attention_kwargs`.
 
     The hooks look at nothing but a call's inputs: a compiled graph is right for every step and every call with a `Step`, and
@@ -158,7 +172,7 @@ def virtual_latents(transformers: Iterable[nn.Module]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for model in map(unwrapped, transformers):
-            stack.enter_context(per_frame_timesteps(model))
+            stack.enter_context(per_frame_timesteps(model, blocks))
             stack.enter_context(model.register_forward_pre_hook(_show_frames, with_kwargs=True))
             stack.enter_context(model.register_forward_hook(_velocity_of_virtual, with_kwargs=True))
         yield
@@ -168,10 +182,15 @@ def _show_frames(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple
     step, virtual = kwargs["attention_kwargs"][STEP], kwargs["hidden_states"]
     x = step.at.to_frame(virtual, step.clean).to(virtual.dtype)
     timesteps = (kwargs["timestep"].flatten()[0] * step.at.ratio).expand(len(x), -1)  # (B, F)
+    if step.seen is not None:
+        x, timesteps = x[:, :, step.seen], timesteps[:, step.seen]
     more = {**kwargs["attention_kwargs"], VIRTUAL: virtual}
     return args, {**kwargs, "hidden_states": x, "timestep": timestep_input(model, timesteps, x), "attention_kwargs": more}
 
 
 def _velocity_of_virtual(model: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple[Tensor]) -> tuple[Tensor]:
     step, virtual = kwargs["attention_kwargs"][STEP], kwargs["attention_kwargs"][VIRTUAL]
-    return (step.at.velocity(virtual, step.clean, output[0], step.sigma).to(output[0].dtype),)
+    velocity = output[0]
+    if step.seen is not None:  # what is not shown stays as it is
+        velocity = torch.zeros_like(virtual, dtype=velocity.dtype).index_copy(2, step.seen, velocity)
+    return (step.at.velocity(virtual, step.clean, velocity, step.sigma).to(velocity.dtype),)

@@ -19,7 +19,15 @@ from ...plan import Plan, join_plans, plan_clip
 from ...resize import fit_images
 from ...schedule import FrameSchedule
 from ...virtual_latent import per_frame
-from .checks import check_latents, check_length, check_pictures, check_scheduler, check_size, check_start
+from .checks import (
+    check_latents,
+    check_length,
+    check_pictures,
+    check_scheduler,
+    check_single_transformer,
+    check_size,
+    check_start,
+)
 from .lora import load_pusa_lora
 from .per_frame import STEP, Step, virtual_latents
 from .pictures import as_list, is_per_prompt, read_keyframes
@@ -67,6 +75,7 @@ class PusaWanPipeline(WanPipeline):
 
     _optional_components = [*WanPipeline._optional_components, "tokenizer", "text_encoder", "vae"]
     _run: _Run | None = None
+    scheduler: Any  # which one call may replace
 
     @classmethod
     def from_wan(cls, wan: WanPipeline, shift: float = 5.0) -> PusaWanPipeline:
@@ -190,8 +199,12 @@ class PusaWanPipeline(WanPipeline):
         check_length(plan, num_frames)
         if self.vae is not None:
             check_pictures(plan, height, width, self.vae_scale_factor_spatial)
-        check_scheduler(self.scheduler, plan)
-        with self._running(plan, attention_kwargs) as run, virtual_latents(self.transformers):
+        scheduler: Any = self.scheduler  # of WanPipeline, whose types mypy does not follow
+        if plan.staircase is not None and plan.grid is not None:
+            check_single_transformer(self.transformers)
+            scheduler, call["num_inference_steps"] = PusaScheduler(shift=plan.staircase.clock_shift), len(plan.grid) - 1
+        check_scheduler(scheduler, plan)
+        with self._running(plan, scheduler, attention_kwargs) as run, virtual_latents(self.transformers, plan.blocks):
             callback = run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
             return super().__call__(**call, **callback, attention_kwargs=run.attention_kwargs)
 
@@ -211,11 +224,14 @@ class PusaWanPipeline(WanPipeline):
         return join_plans(plans, [call.get("num_videos_per_prompt") or 1] * prompts)
 
     @contextmanager
-    def _running(self, plan: Plan, attention_kwargs: dict[str, Any] | None) -> Iterator[_Run]:
+    def _running(self, plan: Plan, scheduler: Any, attention_kwargs: dict[str, Any] | None) -> Iterator[_Run]:
+        own: Any = self.scheduler
+        self.scheduler = scheduler
         self._run = run = _Run(self, plan, attention_kwargs)
         try:
             yield run
         finally:
+            self.scheduler = own
             self._run = self._attention_kwargs = None  # which would keep the last step's tensors on the card
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -245,7 +261,7 @@ class _Run:
     def _advance(self) -> Step:
         """The step that the scheduler is at, for the model, too. A scheduler's timesteps may be rounded: its sigmas count."""
         sigma = self.sigmas[self.scheduler.step_index or 0]
-        step = Step(self.table.at(sigma, self.sigmas), self.clean, sigma)
+        step = Step(self.table.at(sigma, self.sigmas), self.clean, sigma, self.plan.frames_at(sigma))
         self.attention_kwargs[STEP] = step
         return step
 

@@ -1,0 +1,232 @@
+"""Nodes that make long videos."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+
+from ..pusa_core.frames import latent_length, pixel_length
+from ..pusa_core.hosts.comfyui import check_vae, image_encoder
+from ..pusa_core.hosts.comfyui.long_video import (
+    FROM_FRAME,
+    Guidance,
+    fingerprint,
+    long_video_studio,
+    prompts_by_frame,
+    text_fingerprint,
+)
+from ..pusa_core.messages import say
+from ..pusa_core.plan import leading, place_keyframes
+from ..pusa_core.resize import RESIZE
+from ..pusa_core.roll_files import RollFolder, settings_key
+from ..pusa_core.rolling import Roll
+from ..pusa_core.staircase import Staircase, Window
+from ..pusa_core.video_files import VideoWriter
+from ..pusa_core.wan import EXPERT_BOUNDARY
+from .sampling import MAX_SEED
+from .schedule import keyframes_report
+from .server import running_server
+from .types import CATEGORY, Keyframes, check_wires
+
+LONGEST = 1_000_001
+FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
+
+
+class PusaPromptFromFrame(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaPromptFromFrame",
+            display_name="Pusa Prompt From Frame",
+            category=CATEGORY,
+            description="Says from which frame on a prompt holds in a long video. Chain one for each prompt: a prompt that "
+            "says what happens now is followed far better than one for the whole video.",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt, from a text encoder."),
+                io.Int.Input("frame", default=0, min=0, max=LONGEST, tooltip="The frame at which it begins to hold."),
+                io.Conditioning.Input(
+                    "previous", optional=True, tooltip="The prompts before it, from another of these nodes."
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For Pusa Long Video.")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, frame, previous=None) -> io.NodeOutput:
+        kept = [entry for entry in previous or [] if entry[1].get(FROM_FRAME, 0) != frame]
+        return io.NodeOutput([*kept, *([text, {**options, FROM_FRAME: frame}] for text, options in conditioning)])
+
+
+class PusaLongVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaLongVideo",
+            display_name="Pusa Long Video",
+            category=CATEGORY,
+            description="Makes a video of any length in the memory of a short one: a window of a few latent frames rolls "
+            "along, and what is finished is written to disk at once. Begins from text, or from keyframes at the start (an "
+            "image, the end of a clip); keyframes may also lie along the way and at the end. A video that was stopped goes "
+            "on where it was when it is queued again with the same settings. Tried on the demo model, not at 14B.",
+            inputs=[
+                io.Model.Input("model", tooltip="Wan text-to-video with a Pusa LoRA; for Wan2.2 A14B the high-noise model."),
+                io.Conditioning.Input("positive", tooltip="What the video shows; by frame with Pusa Prompt From Frame."),
+                io.Conditioning.Input("negative", tooltip="What it should not show; unused at cfg 1."),
+                io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
+                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="Pixels. Recommended: 832."),
+                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="Pixels. Recommended: 480."),
+                io.Int.Input("length", default=321, min=5, max=LONGEST, step=4, tooltip="Frames of the video, 4n+1."),
+                io.Float.Input("fps", default=16.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second of the file."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Seed of the noise."
+                ),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance. Recommended: 3."),
+                io.Int.Input(
+                    "moving_frames",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Latent frames that are denoised at once, each a step behind the one before it. 5 is smoother "
+                    "and costs a sixth more. Recommended: 4.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Model evaluations for each new latent frame; a frame takes moving_frames times as many steps. "
+                    "Recommended: 1.",
+                ),
+                io.Float.Input("shift", default=5.0, min=0.1, max=100.0, step=0.1, tooltip="Flow shift. Recommended: 5."),
+                io.Int.Input(
+                    "blend",
+                    default=8,
+                    min=0,
+                    max=LONGEST,
+                    tooltip="Frames over which one prompt passes into the next. 0 changes at once.",
+                ),
+                io.Combo.Input("resize", options=list(RESIZE), default="crop", tooltip="How pictures are fitted."),
+                io.String.Input("filename_prefix", default="video/pusa_long", tooltip="Where in the output folder."),
+                Keyframes.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="From the Pusa keyframe nodes. Those at the start are where the video begins and stay as they "
+                    "are; later ones are met on the way, with their noise multiplier.",
+                ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="Wan2.2 A14B's low-noise model with its Pusa LoRA. Every evaluation then takes both models.",
+                ),
+                io.Float.Input(
+                    "boundary",
+                    default=EXPERT_BOUNDARY,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    optional=True,
+                    tooltip="Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="The file that was written."),
+                io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, vae, width, height, length, fps, seed, cfg, moving_frames, steps, shift, blend,
+        resize, filename_prefix, keyframes=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
+    ) -> io.NodeOutput:  # fmt: skip
+        check_wires(model=model, vae=vae, keyframes=keyframes, low_noise_model=low_noise_model)
+        check_vae(vae, width, height)
+        frames, stride = latent_length(length), vae.spacial_compression_encode()
+        shape = (1, vae.latent_channels, height // stride, width // stride)
+        staircase = Staircase(steps * moving_frames, shift, steps, window=Window(moving_frames + 2, (0,)))
+        placed, notes = place_keyframes(keyframes or [], frames, image_encoder(vae, width, height, resize))
+        process_in = model.model.latent_format.process_in
+        given = {i: (process_in(p.latent.float().cpu()), p.multiplier) for i, p in placed.items()}
+        guidance = Guidance(prompts_by_frame(positive, blend), negative, cfg, boundary)
+        models = [m for m in (model, low_noise_model) if m is not None]
+        progress = _Progress(cls, frames - leading(given), staircase, len(models))
+        studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
+        plain = [*shape, frames, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
+        folder = RollFolder(_folder_of(plain, positive, negative, given, models))
+        before = folder.load(leading(given))
+        roll = Roll(staircase, frames, given, studio, before)
+        saved = _move(_write(roll, folder, fps, max(leading(given), before.frames), progress), filename_prefix, width, height)
+        folder.remove()
+        shown = ui.SavedResult(saved.name, _subfolder(saved), io.FolderType.output)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(saved)), keyframes_report(notes), ui=ui.PreviewVideo([shown]))
+
+
+def _folder_of(plain: list, positive, negative, given: dict, models: list) -> Path:
+    """Where a video is on its way: another folder for everything that makes another video."""
+    texts = text_fingerprint("positive", positive) | text_fingerprint("negative", negative)
+    pictures = {f"keyframe {frame}, noise {m}": latent for frame, (latent, m) in given.items()}
+    experts = {key: value for number, m in enumerate(models) for key, value in fingerprint(f"model {number}", m).items()}
+    key = settings_key({"settings": plain, **texts, **pictures, **experts})
+    return Path(folder_paths.get_output_directory()) / FOLDER / key
+
+
+def _write(roll: Roll, folder: RollFolder, fps: float, existing: int, progress: _Progress) -> Path:
+    """Runs it; the video's file, in the folder."""
+    folder.folder.mkdir(parents=True, exist_ok=True)
+    path = folder.folder / "video.mp4"
+    logging.info("Pusa Long Video: frames are written to %s", path)
+    with VideoWriter(path, fps) as writer:
+        for made in roll:
+            writer.write(made.pictures[0])
+            if made.frame >= existing:
+                folder.save(made, roll.progress)
+            progress.made(made.frame + 1, made.frame + 1 - existing)
+    return path
+
+
+def _move(path: Path, prefix: str, width: int, height: int) -> Path:
+    """Gives a finished file its place in the output folder."""
+    folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
+    target = Path(folder) / f"{name}_{counter:05}_.mp4"
+    os.replace(path, target)
+    return target
+
+
+def _subfolder(path: Path) -> str:
+    return path.parent.relative_to(folder_paths.get_output_directory()).as_posix().removeprefix(".")
+
+
+class _Progress:
+    """Frames done and time left, on the node."""
+
+    def __init__(self, node: type[io.ComfyNode], count: int, staircase: Staircase, models: int):
+        self.node, self.frames, self.start = node, count, time.monotonic()
+        self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(count), 1) * models)
+
+    def evaluated(self) -> None:
+        self.bar.update(1)
+
+    def made(self, frames: int, new: int) -> None:
+        if new < 1:
+            return
+        left = (time.monotonic() - self.start) / new * (self.frames - new)
+        text = say("{frames} frames; about {time} left", frames=pixel_length(frames), time=_spoken_time(left))
+        server = running_server()
+        if server is not None and self.node.hidden is not None:
+            server.send_progress_text(text, self.node.hidden.unique_id)
+
+
+def _spoken_time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+NODES = [PusaPromptFromFrame, PusaLongVideo]

@@ -1,0 +1,157 @@
+"""A long video on ComfyUI: each segment of a rolling window is a run of ComfyUI's own sampler."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...plan import Plan
+from ...rolling import Segment, Studio
+from ...streaming import StreamingDecoder
+from ...virtual_latent import per_frame
+from ...wan import EXPERT_BOUNDARY
+from .schedule import apply_schedule
+
+Conditioning = list[Any]  # ComfyUI's
+FROM_FRAME = "pusa_from_frame"  # of an entry of a CONDITIONING: the pixel frame at which it begins to hold
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a segment is guided by.
+
+    Attributes:
+        positive: of a pixel frame by number.
+        boundary: sigma below which a frame is sampled by the low-noise model, where there is one.
+    """
+
+    positive: Callable[[int], Conditioning]
+    negative: Conditioning
+    cfg: float
+    boundary: float = EXPERT_BOUNDARY
+
+
+def prompts_by_frame(conditioning: Conditioning, blend: int) -> Callable[[int], Conditioning]:
+    """The conditioning of a pixel frame, of one whose entries say from which frame on they hold.
+
+    Args:
+        blend: pixel frames over which one passes into the next, around the frame at which it begins.
+    """
+    parts: dict[int, Conditioning] = {}
+    for entry in conditioning:
+        parts.setdefault(entry[1].get(FROM_FRAME, 0), []).append(entry)
+    begins = sorted(parts)
+
+    def at(frame: int) -> Conditioning:
+        number = max(bisect_right(begins, frame) - 1, 0)
+        here = parts[begins[number]]
+        for other in (number, number + 1):
+            if blend and 0 < other < len(begins) and abs(frame - begins[other]) < blend / 2:
+                before, after = parts[begins[other - 1]], parts[begins[other]]
+                share = (frame - begins[other]) / blend + 0.5
+                return [_mixed(a, b, share) for a, b in zip(before, after)]
+        return here
+
+    return at
+
+
+def _mixed(before: Any, after: Any, share: float) -> list[Any]:
+    """A conditioning's entry between two; the shorter text is padded with zeros, as ComfyUI's own average does."""
+    length = max(before[0].shape[1], after[0].shape[1])
+    old, new = (pad(text, (0, 0, 0, length - text.shape[1])) for text in (before[0], after[0]))
+    return [torch.lerp(old, new, share), after[1]]
+
+
+def long_video_studio(
+    model: ModelPatcher,
+    vae: Any,
+    guidance: Guidance,
+    seed: int,
+    shape: tuple[int, int, int, int],
+    low_noise_model: ModelPatcher | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Studio:
+    """What ComfyUI can do for a long video.
+
+    Args:
+        shape: of its latents without frames, (B, C, h, w).
+        low_noise_model: with it every evaluation is made by both models, for frames are at high and at low noise at once.
+        progress: called after each evaluation.
+
+    Raises:
+        ValueError: the VAE decodes whole clips only.
+    """
+    form = model.model.latent_format
+    decoder = StreamingDecoder(vae.first_stage_model.decoder, lambda latent: vae.decode(form.process_out(latent)))
+
+    def noise(frame: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + frame) % 2**63)
+        return rearrange(torch.randn(shape, generator=generator), "b c h w -> b c 1 h w")
+
+    def encode(pictures: Tensor) -> Tensor:
+        return torch.cat([form.process_in(vae.encode(picture[..., :3]).float().cpu()) for picture in pictures])
+
+    def sample(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+        clean = plan.clean
+        plan = replace(plan, clean=None if clean is None else form.process_out(clean))
+        first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
+        positive = guidance.positive(max(4 * first - 3, 0))
+        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
+        if low_noise_model is None:
+            return step(model, plan, segment.grid, latents)
+        for i in range(len(segment.grid) - 1):
+            grid = segment.grid[i : i + 2]
+            high, low = (step(expert, plan, grid, latents) for expert in (model, low_noise_model))
+            latents = torch.where(per_frame(segment.sigmas[None, i]) >= guidance.boundary, high, low)
+        return latents
+
+    return Studio(noise, sample, lambda latent: decoder.push(latent).float().cpu(), encode)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    positive: Conditioning
+    negative: Conditioning
+    cfg: float
+    seed: int
+    progress: Callable[[], None]
+
+    def __call__(self, model: ModelPatcher, plan: Plan, grid: Tensor, latents: Tensor) -> Tensor:
+        """Takes frames along a part of a grid that neither begins at 1 nor ends at 0, as ComfyUI's stages do."""
+        form = model.model.latent_format
+        sampled = comfy.sample.sample_custom(
+            apply_schedule(model, plan),
+            torch.zeros_like(latents),
+            self.cfg,
+            comfy.samplers.sampler_object("euler"),
+            grid,
+            self.positive,
+            self.negative,
+            form.process_out(latents / (1 - grid[0])),
+            callback=lambda *_: self.progress(),
+            disable_pbar=True,
+            seed=self.seed,
+        )
+        return form.process_in(sampled.cpu()) * (1 - grid[-1])
+
+
+def fingerprint(name: str, model: ModelPatcher) -> dict[str, Any]:
+    """What tells a model from others, cheaply: some weights, and how strongly it is patched."""
+    weights = model.model.diffusion_model.head.head.weight
+    strength = sum(float(patch[0]) for patches in model.patches.values() for patch in patches)
+    return {f"{name} weights": weights.detach().flatten()[:4096], f"{name} patches": [len(model.patches), strength]}
+
+
+def text_fingerprint(name: str, conditioning: Conditioning) -> dict[str, Any]:
+    """The same for a conditioning."""
+    return {f"{name} {i}, from {entry[1].get(FROM_FRAME, 0)}": entry[0] for i, entry in enumerate(conditioning)}

@@ -1,0 +1,127 @@
+"""The nodes for diffusion forcing models, and the frame rate of the 1.3B, against what their own model computes."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from tests.comfy.conftest import FRAMES, LENGTH
+from tests.comfy.test_long_video import vae  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
+
+@pytest.fixture(scope="module")
+def forcing_file(tmp_path_factory):
+    """A small Wan with SkyReels-V2-DF-1.3B's frame-rate embedding."""
+    path = tiny.write_wan(tmp_path_factory.mktemp("forcing") / "skyreels.safetensors", seed=1)
+    random = torch.Generator().manual_seed(4)
+    shapes = {
+        "fps_embedding.weight": (2, tiny.DIM), "fps_projection.0.weight": (tiny.DIM, tiny.DIM),
+        "fps_projection.0.bias": (tiny.DIM,), "fps_projection.2.weight": (6 * tiny.DIM, tiny.DIM),
+        "fps_projection.2.bias": (6 * tiny.DIM,),
+    }  # fmt: skip
+    more = {name: torch.randn(shape, generator=random) / 8 for name, shape in shapes.items()}
+    save_file({**load_file(path), **more}, path, {"format": "pt"})
+    return path
+
+
+def their_output(model, path, row, x, timestep, context):
+    """Their model's: the embedding of the frame rate is added to the projected timestep, for every frame."""
+    state = load_file(path)
+    hidden = torch.nn.functional.silu(
+        state["fps_projection.0.weight"] @ state["fps_embedding.weight"][row] + state["fps_projection.0.bias"]
+    )
+    vector = state["fps_projection.2.weight"] @ hidden + state["fps_projection.2.bias"]
+    hook = model.model.diffusion_model.time_projection.register_forward_hook(lambda module, args, out: out + vector)
+    try:
+        return model.model.diffusion_model(x, timestep, context, transformer_options={})
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("fps, row", [(16, 0), (24, 1), (30, 1)])
+def test_the_frame_rate(pack, forcing_file, text, monkeypatch, fps, row):
+    import comfy.model_management
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(forcing_file))
+    model = tiny.load_wan(forcing_file)
+    x = torch.randn(1, 16, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    timestep, context = torch.tensor([[900.0, 500.0, 0.0]]), text.positive[0][0]
+    expected = their_output(model, forcing_file, row, x, timestep, context)
+    plain = model.model.diffusion_model(x, timestep, context, transformer_options={})
+    told = pack.nodes.forcing.PusaForcingFrameRate.execute(model, forcing_file.name, fps).args[0]
+    comfy.model_management.load_models_gpu([told])
+    made = told.model.diffusion_model(x, timestep, context, transformer_options={})
+    told.unpatch_model()
+    assert ((made - expected).norm() / expected.norm()).item() < 1e-5
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"seed": 1}, "has no frame-rate embedding .* leave this node out"), ({"seed": 9}, "has no frame-rate embedding")],
+)
+def test_a_file_without_a_frame_rate(pack, wan, tmp_path, monkeypatch, options, message):
+    import folder_paths
+
+    path = tiny.write_wan(tmp_path / "wan.safetensors", **options)
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(path))
+    with pytest.raises(ValueError, match=message):
+        pack.nodes.forcing.PusaForcingFrameRate.execute(wan, path.name, 24)
+
+
+def test_the_file_of_another_model(pack, low_noise_wan, forcing_file, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(forcing_file))
+    with pytest.raises(ValueError, match="is not the file that this model was loaded from: choose the same"):
+        pack.nodes.forcing.PusaForcingFrameRate.execute(low_noise_wan, forcing_file.name, 24)
+
+
+# --- the schedule ----------------------------------------------------------------------------------------------------
+
+
+def forcing_schedule(pack, vae, keyframes=None, **changed):  # noqa: F811
+    settings = {"steps": 4, "shift": 8.0, "ar_step": 1, "causal_block_size": 1, "causal_attention": False,
+                "addnoise_condition": 0}  # fmt: skip
+    node = pack.nodes.forcing.PusaDiffusionForcing
+    return node.execute(vae, 64, 64, LENGTH, 1, "crop", keyframes=keyframes, **{**settings, **changed}).args
+
+
+def keyframe(pack, index=0):
+    return pack.pusa_core.keyframes.still_keyframe(torch.rand(1, 64, 64, 3), index, "pixel", 0.0)
+
+
+def test_the_schedule(pack, vae):  # noqa: F811
+    latent, plan, picture, report, sigmas = forcing_schedule(pack, vae, [keyframe(pack)])
+    assert latent["samples"].shape == (1, 16, FRAMES, 8, 8)
+    assert len(sigmas) - 1 == 4 + FRAMES - 2 and torch.equal(sigmas, plan.grid)
+    assert picture.shape[-1] == 3 and "latent frame 0" in report
+    assert plan.given == 1 and plan.staircase.steps == 4
+
+
+@pytest.mark.parametrize("ar_step", [0, 1])
+def test_pictures_at_the_start_are_shown_with_noise(pack, wan, text, vae, ar_step):  # noqa: F811
+    """At the same small sigma at every evaluation, and they end as they were given."""
+    latent, plan, *_ = forcing_schedule(pack, vae, [keyframe(pack)], addnoise_condition=20, ar_step=ar_step)
+    for sigma in plan.grid[:-1].tolist():
+        assert plan.schedule.frames[0].sigma(sigma) == pytest.approx(0.02, abs=1e-6)
+    seen = []
+    embed = wan.model.diffusion_model.time_embedding
+    hook = embed.register_forward_hook(lambda module, args, out: seen.append(args[0].clone()))
+    try:
+        node = pack.nodes.sampling.PusaKSampler
+        output = node.execute(wan, text.positive, text.negative, latent, 1, 10, 1.0, "euler", "pusa", 5.0, 1.0)
+    finally:
+        hook.remove()
+    made = output.args[0]["samples"]
+    torch.testing.assert_close(made[:, :, :1], plan.clean[:, :, :1], rtol=0, atol=1e-4)
+    first = [t.reshape(FRAMES, -1)[0] for t in seen]  # the embedding of the first frame's timestep
+    assert all(torch.allclose(t, first[0], atol=1e-3) for t in first) and len(first) == len(plan.grid) - 1
+
+
+def test_without_pictures_noise_at_the_start_says_nothing(pack, vae):  # noqa: F811
+    plain, noisy = (forcing_schedule(pack, vae, addnoise_condition=n)[1] for n in (0, 20))
+    assert plain.schedule == noisy.schedule

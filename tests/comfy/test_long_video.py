@@ -1,0 +1,214 @@
+"""Long video on the real ComfyUI: segments against one clip, memory, prompts, two models, stopping and going on."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
+
+@pytest.fixture(scope="module")
+def long_video(pack):
+    from importlib import import_module
+
+    return import_module(f"{pack.__name__}.pusa_core.hosts.comfyui.long_video")
+
+
+@pytest.fixture(scope="module")
+def vae(comfyui, tmp_path_factory):
+    import comfy.sd
+    import comfy.utils
+
+    file = tiny.write_vae(tmp_path_factory.mktemp("vae") / "vae.safetensors", 16)
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(file)))
+
+
+def random_latents(frames, seed=5):
+    return torch.randn(1, 16, frames, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_decoded_as_it_comes(pack, vae):
+    """One latent frame after another gives the pictures of the whole clip."""
+    streaming = pack.pusa_core.streaming
+    latents = random_latents(6)
+    stream = streaming.StreamingDecoder(vae.first_stage_model.decoder, vae.decode)
+    parts = [stream.push(frame) for frame in latents.split(1, dim=2)]
+    assert [part.shape[1] for part in parts] == [1, 4, 4, 4, 4, 4]
+    torch.testing.assert_close(torch.cat(parts, 1), vae.decode(latents), rtol=0, atol=1e-4)
+    assert not vae.first_stage_model.decoder._forward_pre_hooks
+
+
+def test_two_streams_do_not_mix(pack, vae):
+    streaming = pack.pusa_core.streaming
+    clips = [random_latents(3, seed) for seed in (1, 2)]
+    streams = [streaming.StreamingDecoder(vae.first_stage_model.decoder, vae.decode) for _ in clips]
+    parts = [[stream.push(clip[:, :, i : i + 1]) for stream, clip in zip(streams, clips)] for i in range(3)]
+    for number, clip in enumerate(clips):
+        torch.testing.assert_close(torch.cat([p[number] for p in parts], 1), vae.decode(clip), rtol=0, atol=1e-4)
+
+
+def test_a_vae_that_keeps_no_cache(pack):
+    with pytest.raises(ValueError, match=r"This VAE \(Linear\) decodes whole clips only"):
+        pack.pusa_core.streaming.StreamingDecoder(torch.nn.Linear(1, 1), lambda latent: latent)
+
+
+@pytest.fixture
+def studio(long_video, wan, vae, text):
+    def make(cfg=3.0, **changed):
+        guidance = long_video.Guidance(lambda frame: text.positive, text.negative, cfg)
+        return long_video.long_video_studio(wan, vae, guidance, 7, (1, 16, 8, 8), **changed)
+
+    return make
+
+
+def test_segments_are_the_clip(pack, wan, text, studio):
+    """What is made segment by segment, each a run of ComfyUI's sampler, is the staircase sampled at once."""
+    from dataclasses import replace
+
+    core, frames, more = pack.pusa_core, 7, 4
+    staircase = core.staircase.Staircase(3, 5.0, 1, window=core.staircase.Window(5, (0,)))
+    made_of = studio()
+    given = random_latents(1, seed=3)
+    form = wan.model.latent_format
+    keyframe = core.keyframes.still_keyframe(torch.zeros(1, 8, 8, 3), 0, "latent", 0.0)
+    length = core.frames.pixel_length(frames + more)
+    plan = core.plan.plan_clip([keyframe], length, lambda _: form.process_out(given), staircase)
+    noise = torch.cat([made_of.noise(f) for f in range(frames + more)], 2)
+    whole = whole_clip(pack, wan, text, plan, noise, given)[:, :, :frames]
+
+    as_made = {}
+    made_of = replace(made_of, decode=lambda z: as_made.setdefault(len(as_made), z)[:, 0, :, :, :, None])
+    roll = core.rolling.Roll(staircase, frames, {0: (given, 0.0)}, made_of)
+    roll._shown = lambda frame, segment: roll.finished[frame].latent  # as the whole clip shows it
+    latents = torch.cat([m.latent for m in roll], 2)
+    assert ((latents - whole).norm() / whole.norm()).item() < 1e-5
+
+
+def whole_clip(pack, wan, text, plan, noise, given):
+    import comfy.sample
+    import comfy.samplers
+
+    form = wan.model.latent_format
+    model = pack.pusa_core.hosts.comfyui.apply_schedule(wan, plan)
+    start = torch.zeros_like(noise)
+    start[:, :, :1] = given
+    sampled = comfy.sample.sample_custom(
+        model, noise, 3.0, comfy.samplers.sampler_object("euler"), plan.grid, text.positive, text.negative,
+        form.process_out(start), disable_pbar=True, seed=1,
+    )  # fmt: skip
+    return form.process_in(sampled)
+
+
+def test_nothing_grows_with_the_video(pack, studio, wan):
+    """The model's input and the latents that are held are as large at the end of a long video as near its start."""
+    core = pack.pusa_core
+    staircase = core.staircase.Staircase(2, 5.0, 1, window=core.staircase.Window(4, (0,)))
+    seen = []
+    handle = wan.model.diffusion_model.patch_embedding.register_forward_hook(
+        lambda m, args, out: seen.append(args[0].shape[2])
+    )
+    try:
+        roll = core.rolling.Roll(staircase, 80, {}, studio(cfg=1.0))
+        held = [len(roll.finished) + len(roll.moving) for _ in roll]
+    finally:
+        handle.remove()
+    assert {*seen} == {4}
+    assert max(held[6:]) <= max(held[:7])
+
+
+def test_two_models(pack, wan, low_noise_wan, studio):
+    """Frames above the boundary follow the high-noise model, the others the low-noise one."""
+    core = pack.pusa_core
+    staircase = core.staircase.Staircase(3, 5.0, 1, window=core.staircase.Window(5, (0,)))
+
+    def made(**changed):
+        given = {0: (random_latents(1), 0.0)}
+        return torch.cat([m.latent for m in core.rolling.Roll(staircase, 4, given, studio(**changed))], 2)
+
+    alone, same, other = made(), made(low_noise_model=wan), made(low_noise_model=low_noise_wan)
+    torch.testing.assert_close(same, alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(other, alone, atol=1e-2)
+
+
+def test_prompts_by_frame(long_video):
+    first, second = torch.zeros(1, 4, 2), torch.ones(1, 6, 2)
+    conditioning = [[first, {}], [second, {long_video.FROM_FRAME: 40}]]
+    at = long_video.prompts_by_frame(conditioning, 8)
+    assert at(0)[0][0] is first and at(35)[0][0] is first and at(45)[0][0] is second
+    assert torch.equal(at(40)[0][0], torch.full((1, 6, 2), 0.5))
+    assert at(38)[0][0].mean() == pytest.approx(0.25) and at(42)[0][0].mean() == pytest.approx(0.75)
+    sudden = long_video.prompts_by_frame(conditioning, 0)
+    assert sudden(39)[0][0] is first and sudden(40)[0][0] is second
+
+
+# --- the node --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(pack, wan, vae, text, tmp_path, monkeypatch):
+    """make(**changed inputs) -> (pictures of the file that the node wrote, report)."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    node = pack.nodes.long_video.PusaLongVideo
+    inputs = {
+        "model": wan, "positive": text.positive, "negative": text.negative, "vae": vae, "width": 64, "height": 64,
+        "length": 29, "fps": 8.0, "seed": 1, "cfg": 1.0, "moving_frames": 3, "steps": 1, "shift": 5.0, "blend": 8,
+        "resize": "crop", "filename_prefix": "video/long",
+    }  # fmt: skip
+
+    def run(**changed):
+        output = node.execute(**{**inputs, **changed})
+        [shown] = output.ui.as_dict()["images"]
+        assert (tmp_path / shown["subfolder"] / shown["filename"]).is_file()
+        return output.args[0].get_components().images, output.args[1]
+
+    return run
+
+
+def keyframe(pack, index, seed=0, noise=0.0):
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(seed))
+    return pack.pusa_core.keyframes.still_keyframe(picture, index, "pixel", noise)
+
+
+def test_the_node(pack, make, tmp_path):
+    pictures, report = make(keyframes=[keyframe(pack, 0), keyframe(pack, -1, 1)])
+    assert pictures.shape == (29, 64, 64, 3)
+    assert "latent frame 0 (frame 0)" in report and "latent frame 7 (frames 25-28)" in report
+    assert [p.name for p in tmp_path.rglob("*.mp4")] == ["long_00001_.mp4"]
+    assert not list((tmp_path / "pusa_long_video").iterdir())
+
+
+def test_from_text_alone(make):
+    pictures, report = make()
+    assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
+
+
+def test_a_video_that_was_stopped_goes_on(pack, make, tmp_path, monkeypatch, long_video):
+    whole, _ = make()
+    sampled = SimpleNamespace(count=0, most=5)
+    call = long_video._Sampler.__call__
+
+    def dies(self, *args):
+        sampled.count += 1
+        if sampled.count > sampled.most:
+            raise RuntimeError("the power went off")
+        return call(self, *args)
+
+    monkeypatch.setattr(long_video._Sampler, "__call__", dies)
+    with pytest.raises(RuntimeError, match="the power went off"):
+        make()
+    [partial] = tmp_path.glob("pusa_long_video/*/video.mp4")
+    import av
+
+    with av.open(str(partial)) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 1  # what was made can be watched
+    sampled.count, sampled.most = 0, 100
+    again, _ = make()
+    assert torch.equal(again, whole)
+    assert sampled.count < 9
+    other, _ = make(seed=2)
+    assert not torch.equal(other, whole)
