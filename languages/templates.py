@@ -31,7 +31,7 @@ def _said(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _name(node.func) in SAYING and node.args:
             template = node.args[0]
-            if isinstance(template, ast.Constant):
+            if isinstance(template, ast.Constant) and isinstance(template.value, str):
                 yield template.value
 
 

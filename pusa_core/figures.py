@@ -86,7 +86,7 @@ def fold(schedule: FrameSchedule) -> list[Run]:
 # --- a schedule ------------------------------------------------------------------------------------------------------
 
 
-@speaking(ENGLISH)  # the font that comes with Pillow has no other letters than Latin ones
+@speaking(ENGLISH)  # the font that comes with Pillow has its letters alone
 def draw_schedule(
     schedule: FrameSchedule, sigmas: Sequence[float], notes: Sequence[str] = (), boundary: float | None = None
 ) -> Tensor:
@@ -98,14 +98,15 @@ def draw_schedule(
     Args:
         schedule: the frames' sigmas.
         sigmas: the sampler's grid, at least one value.
-        notes: sentences to write below, one paragraph each, but for those in other than Latin letters.
+        notes: sentences to write below, one paragraph each; left out in a language whose letters the font lacks.
         boundary: sigma below which another model takes over, which gets a line.
 
     Returns:
         A picture (1, H, W, 3), float in [0, 1], at most 1,200 pixels tall without its notes.
     """
     chart = _Chart.of(schedule, sigmas)
-    lines = [line for note in notes if _is_latin(note) for line in textwrap.wrap(note, 92, subsequent_indent="    ")]
+    notes = notes if all(map(str.isascii, notes)) else ()
+    lines = [line for note in notes for line in textwrap.wrap(note, 92, subsequent_indent="    ")]
     switch = None if boundary is None else chart.switch(boundary)
     if switch is not None:
         lines.insert(0, f"White line: the low-noise model takes over, at sigmas below {boundary:g}.")
@@ -121,10 +122,6 @@ def draw_schedule(
     for number, line in enumerate(lines):
         draw.text((MARGIN, below + LINE * number), line, INK, ImageFont.load_default(14))
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
-
-
-def _is_latin(text: str) -> bool:
-    return max(map(ord, text), default=0) < 0x250
 
 
 @dataclass(frozen=True)

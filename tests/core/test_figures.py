@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pusa_core import messages
 from pusa_core.figures import LABEL, MARGIN, WIDTH, Run, _Chart, draw_schedule, fold, main, sigma_colours
 from pusa_core.schedule import ORDINARY, FrameMap, FrameSchedule, pusa_sigmas
 
 LINE = FrameMap.line
+SIGMAS = pusa_sigmas(4).tolist()
 LATE = FrameMap(((0.0, 0.0), (0.5, 0.0), (1.0, 1.0)))  # bends: clean from the middle on
 
 
@@ -127,6 +129,21 @@ def test_no_given_frame_vanishes_between_others():
     row = (picture[0, chart.top + 1, LABEL : WIDTH - MARGIN - 1] * 255).round()
     clean = (row == 255).any(dim=1)
     assert clean.float().mean() > 0.5
+
+
+def test_notes_that_the_font_cannot_write_are_left_out():
+    schedule = FrameSchedule.build(2)
+    without = draw_schedule(schedule, SIGMAS)
+    assert draw_schedule(schedule, SIGMAS, ["Keyframe 1", "\u5173\u952e\u5e27 2"]).equal(without)
+    assert draw_schedule(schedule, SIGMAS, ["Keyframe 1"]).shape != without.shape
+
+
+def test_a_picture_is_in_english_whatever_the_language(monkeypatch):
+    english = draw_schedule(FrameSchedule.build(2), SIGMAS)
+    monkeypatch.setattr(messages, "_catalogue", lambda name: {} if name == "en" else {"{count} frames": "{count} \u5e27"})
+    monkeypatch.setattr(messages, "find_language", lambda tag: "zh")
+    assert messages.say("{count} frames", count=5) == "5 \u5e27"
+    assert draw_schedule(FrameSchedule.build(2), SIGMAS).equal(english)
 
 
 def test_notes_are_wrapped_below():
