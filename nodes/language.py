@@ -20,19 +20,19 @@ from ..pusa_core.messages import ENGLISH, LOCALES, VARIABLE, find_language
 from .server import running_server
 
 PACK = Path(__file__).parents[1]
-OWN = "Pusa.Language"  # of the pack, in the page's settings; empty where the page's counts
+OWN, AUTO = "Pusa.Language", "auto"  # the pack's setting in the page, and its value where the page's language counts
 SETTINGS = (OWN, "Comfy.Locale", "Pusa.PageLanguage")  # the last is what the page shows by itself: see web/language.js
 
 
 def users_language() -> str:
     """The language tag in the settings of ComfyUI's page; with --multi-user nobody's, so English."""
     settings = _settings()
-    return next((value for key in SETTINGS if isinstance(value := settings.get(key), str) and value), ENGLISH)
+    return next((value for key in SETTINGS if isinstance(value := settings.get(key, AUTO), str) and value != AUTO), ENGLISH)
 
 
 def chosen_language() -> str:
     """The language that was chosen for this pack, whatever the page's is; English where none was."""
-    return find_language(os.environ.get(VARIABLE) or str(_settings().get(OWN, "")))
+    return find_language(os.environ.get(VARIABLE) or str(_settings().get(OWN, AUTO)))
 
 
 def _settings() -> dict[str, Any]:

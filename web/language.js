@@ -3,13 +3,13 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const OWN = "Pusa.Language", SHOWN = "Pusa.PageLanguage";
+const OWN = "Pusa.Language", AUTO = "auto", SHOWN = "Pusa.PageLanguage";
 const LANGUAGES = { en: "English", zh: "中文", "zh-TW": "繁體中文", ja: "日本語", ko: "한국어", de: "Deutsch" };
 
 /** The language of the pack's words: its own setting, else the page's. */
 export function language() {
-  const settings = app.extensionManager.setting;
-  return settings.get(OWN) || settings.get("Comfy.Locale") || "en";
+  const settings = app.extensionManager.setting, own = settings.get(OWN);
+  return own && own !== AUTO ? own : settings.get("Comfy.Locale") || "en";
 }
 
 app.registerExtension({
@@ -21,8 +21,8 @@ app.registerExtension({
       name: "Language of Pusa's nodes, reports and errors",
       tooltip: "German is not among ComfyUI's own languages: choose it here. Reload the page after a change.",
       type: "combo",
-      options: [{ text: "ComfyUI", value: "" }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
-      defaultValue: "",
+      options: [{ text: "as ComfyUI", value: AUTO }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
+      defaultValue: AUTO,
     },
   ],
   setup() {

@@ -34,7 +34,7 @@ def settings(language, monkeypatch, tmp_path):
         ({"Pusa.PageLanguage": "ko"}, "ko"),
         ({"Comfy.Locale": "ja", "Pusa.PageLanguage": "ko"}, "ja"),
         ({"Pusa.Language": "de", "Comfy.Locale": "ja"}, "de"),
-        ({"Pusa.Language": "", "Comfy.Locale": "ja"}, "ja"),
+        ({"Pusa.Language": "auto", "Comfy.Locale": "ja"}, "ja"),
         ({"Comfy.Locale": 3}, "en"),
         ("[]", "en"),
         ('{"Comfy.Lo', "en"),
