@@ -9,7 +9,7 @@ from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, 
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
-from .types import CATEGORY, Keyframes, Plan, check_wires
+from .types import CATEGORY, Keyframes, Plan, check_wires, search_aliases
 
 LARGEST = 16384
 
@@ -80,6 +80,7 @@ class PusaSchedule(io.ComfyNode):
             category=CATEGORY,
             description="Builds the latent and the schedule of a video from its keyframes, and draws what every latent "
             "frame does over the steps. Without keyframes it makes plain text to video.",
+            **search_aliases("text to video", "empty latent video", "per-frame noise", "per-frame timesteps"),
             inputs=[*size_inputs(), *plan_inputs()],
             outputs=plan_outputs(),
             is_output_node=True,  # so that it can be run, and looked at, before a long sampling
@@ -100,6 +101,7 @@ class PusaApplySchedule(io.ComfyNode):
             category=CATEGORY,
             description="Makes a model sample every latent frame on its own sigma, with any sampler node: KSampler, KSampler "
             "(Advanced), SamplerCustomAdvanced. Not needed with the Pusa KSampler, which takes the schedule itself.",
+            **search_aliases("per-frame noise model patch", "stock sampler"),
             inputs=[
                 io.Model.Input("model", tooltip="A Wan text-to-video model with a Pusa LoRA."),
                 Plan.Input("schedule", tooltip="From the Pusa Schedule node, whose latent goes to the sampler."),
@@ -122,6 +124,7 @@ class PusaBatchLatents(io.ComfyNode):
             category=CATEGORY,
             description="Joins the latents of two Pusa Schedule nodes, so that videos with different keyframes are made at "
             "once. Chain it for more. All need the same size and length.",
+            **search_aliases("join latents", "latent batch"),
             inputs=[
                 io.Latent.Input("latent1", tooltip="From a Pusa Schedule node, or another of these nodes."),
                 io.Latent.Input("latent2", tooltip="From another Pusa Schedule node."),
