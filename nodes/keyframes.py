@@ -28,9 +28,7 @@ class PusaKeyframe(io.ComfyNode):
             category=CATEGORY,
             description="Places an image, or a short clip, at a frame of the video. Chain several for start-end and "
             "multi-keyframe video.",
-            **search_aliases(
-                "keyframe", "image to video", "start end frame", "first last frame", "multi keyframe", "reference frame"
-            ),
+            **search_aliases("reference frame", "key frame", "guide image"),
             inputs=[
                 io.Image.Input(
                     "image",
@@ -68,7 +66,7 @@ class PusaKeyframesFromText(io.ComfyNode):
             display_name="Pusa Keyframes From Text",
             category=CATEGORY,
             description="Places a batch of images by two lists, as Pusa's public demo does: positions and noise multipliers.",
-            **search_aliases("multi keyframe", "keyframe list", "image batch to video"),
+            **search_aliases("keyframe list", "image batch to video"),
             inputs=[
                 io.Image.Input("images", tooltip="A batch of images, one for each position."),
                 io.String.Input(
