@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..demo_model.preview import preview_colours
-from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
+from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip, with_preview_colours
 from ..pusa_core.schedule import pusa_sigmas
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .types import CATEGORY, Plan, check_wires, search_aliases
@@ -96,8 +96,8 @@ def _optional_inputs() -> list[io.Input]:
 
 
 def _sample(model, positive, negative, latent, sampling, schedule, low_noise_model) -> io.NodeOutput:
-    colours = preview_colours(model.model.diffusion_model)
-    return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model, colours))
+    model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
+    return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
 
 
 class PusaKSampler(io.ComfyNode):

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..demo_model.preview import preview_colours
 from ..pusa_core.figures import draw_schedule
-from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, join_latents, plan_latent
+from ..pusa_core.hosts.comfyui import (
+    apply_schedule,
+    check_vae,
+    image_encoder,
+    join_latents,
+    plan_latent,
+    with_preview_colours,
+)
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
@@ -112,6 +120,7 @@ class PusaApplySchedule(io.ComfyNode):
     @classmethod
     def execute(cls, model, schedule) -> io.NodeOutput:
         check_wires(model=model, schedule=schedule)
+        model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
         return io.NodeOutput(apply_schedule(model, schedule))
 
 
