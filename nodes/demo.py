@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..demo_model.text import encode
 from ..demo_model.world import WorldError, draw, scene_of
 from ..pusa_core.messages import fault
-from .types import CATEGORY
+from .types import CATEGORY, search_aliases
 
 EXAMPLE = "a red circle moves right quickly on a gradient background"
 DEMO_CATEGORY = f"{CATEGORY}/demo model"
@@ -39,6 +39,7 @@ class PusaDemoPrompt(io.ComfyNode):
             category=DEMO_CATEGORY,
             description="Text for the small demo model that comes with the pack, pusa_demo_t2v. It knows few words: one or "
             "two objects (a red circle moves right quickly and a blue bar moves left quickly) and a background.",
+            **search_aliases("demo model", "text encode", "tiny model"),
             inputs=[
                 io.String.Input(
                     "text",
@@ -65,6 +66,7 @@ class PusaDemoScene(io.ComfyNode):
             category=DEMO_CATEGORY,
             description="Draws a clip of the demo model's world, 64x64 and 17 frames: pictures to give the demo model as "
             "keyframes, and the true clip to compare its video with.",
+            **search_aliases("demo model", "test pictures", "test clip"),
             inputs=[
                 io.String.Input(
                     "text",

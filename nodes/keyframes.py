@@ -5,7 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pusa_core.keyframes import clip_keyframe, keyframes_from_text, video_keyframes
-from .types import CATEGORY, Keyframes, behaviour_input, check_wires, multiplier_input, previous_input, unit_input
+from .types import (
+    CATEGORY,
+    Keyframes,
+    behaviour_input,
+    check_wires,
+    multiplier_input,
+    previous_input,
+    search_aliases,
+    unit_input,
+)
 
 LAST_INDEX = 1_000_000
 
@@ -19,6 +28,7 @@ class PusaKeyframe(io.ComfyNode):
             category=CATEGORY,
             description="Places an image, or a short clip, at a frame of the video. Chain several for start-end and "
             "multi-keyframe video.",
+            **search_aliases("reference frame", "key frame", "guide image"),
             inputs=[
                 io.Image.Input(
                     "image",
@@ -56,6 +66,7 @@ class PusaKeyframesFromText(io.ComfyNode):
             display_name="Pusa Keyframes From Text",
             category=CATEGORY,
             description="Places a batch of images by two lists, as Pusa's public demo does: positions and noise multipliers.",
+            **search_aliases("keyframe list", "image batch to video"),
             inputs=[
                 io.Image.Input("images", tooltip="A batch of images, one for each position."),
                 io.String.Input(
@@ -93,6 +104,9 @@ class PusaVideoKeyframes(io.ComfyNode):
             category=CATEGORY,
             description="Uses frames of a clip as keyframes and keeps their motion: the last frames of a clip placed at "
             "the start extend it, its first and last frames complete it, one clip's end and another's start join them.",
+            **search_aliases(
+                "extend video", "video extension", "continue video", "video completion", "transition", "video to video"
+            ),
             inputs=[
                 io.Image.Input("video", tooltip="The clip's frames, at the frame rate of the video that is made."),
                 io.Combo.Input(

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..pusa_core.hosts.comfyui import load_pusa_lora
 from ..pusa_core.messages import say
-from .types import CATEGORY, check_wires
+from .types import CATEGORY, check_wires, search_aliases
 
 
 def _lora_input(name: str, where: str) -> io.Combo.Input:
@@ -45,6 +45,7 @@ class PusaLoraLoader(io.ComfyNode):
             description="Puts a Pusa LoRA on a Wan text-to-video model, so that it copes with frames at different noise "
             "levels. Reads every published spelling of the file and says how many modules it matched. Stacks with "
             "other LoRAs (Lightning) in any order.",
+            **search_aliases("wan lora", "load lora"),
             inputs=[
                 io.Model.Input("model", tooltip="A Wan2.1 or Wan2.2 text-to-video model (T2V)."),
                 _lora_input("lora_name", "for this model"),
@@ -70,6 +71,7 @@ class PusaLoraLoaderHighLow(io.ComfyNode):
             display_name="Pusa LoRA Loader (Wan2.2 high/low)",
             category=CATEGORY,
             description="Puts Pusa's two LoRAs on Wan2.2-T2V-A14B's two experts, the high-noise and the low-noise model.",
+            **search_aliases("wan 2.2 lora", "load lora", "two experts"),
             inputs=[
                 io.Model.Input("high_noise_model", tooltip="Wan2.2 T2V high-noise model."),
                 io.Model.Input("low_noise_model", tooltip="Wan2.2 T2V low-noise model."),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..demo_model.preview import preview_colours
-from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip
+from ..pusa_core.hosts.comfyui import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip, with_preview_colours
 from ..pusa_core.schedule import pusa_sigmas
 from ..pusa_core.wan import EXPERT_BOUNDARY
-from .types import CATEGORY, Plan, check_wires
+from .types import CATEGORY, Plan, check_wires, search_aliases
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -96,8 +96,8 @@ def _optional_inputs() -> list[io.Input]:
 
 
 def _sample(model, positive, negative, latent, sampling, schedule, low_noise_model) -> io.NodeOutput:
-    colours = preview_colours(model.model.diffusion_model)
-    return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model, colours))
+    model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
+    return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
 
 
 class PusaKSampler(io.ComfyNode):
@@ -109,6 +109,7 @@ class PusaKSampler(io.ComfyNode):
             category=CATEGORY,
             description="Samples a video with per-frame noise levels, in one node: schedule, exact sigma grid, shift, and "
             "the switch between Wan2.2's two experts.",
+            **search_aliases("video sampler", "wan sampler", "sample video"),
             inputs=[
                 *_model_inputs(),
                 io.Int.Input(
@@ -139,6 +140,7 @@ class PusaKSamplerAdvanced(io.ComfyNode):
             display_name="Pusa KSampler (Advanced)",
             category=CATEGORY,
             description="The Pusa KSampler for a part of the steps, so that several can follow each other.",
+            **search_aliases("video sampler", "wan sampler", "sampler part of the steps"),
             inputs=[
                 *_model_inputs(),
                 io.Combo.Input(
@@ -197,6 +199,7 @@ class PusaSigmas(io.ComfyNode):
             display_name="Pusa Sigmas",
             category=CATEGORY,
             description="The exact sigma grid of Pusa and Wan, for SamplerCustomAdvanced.",
+            **search_aliases("sigma grid", "wan scheduler", "scheduler"),
             inputs=[_steps_input(), _shift_input(), _denoise_input()],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
         )

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
 
+from ..demo_model.preview import preview_colours
 from ..pusa_core.figures import draw_schedule
-from ..pusa_core.hosts.comfyui import apply_schedule, check_vae, image_encoder, join_latents, plan_latent
+from ..pusa_core.hosts.comfyui import (
+    apply_schedule,
+    check_vae,
+    image_encoder,
+    join_latents,
+    plan_latent,
+    with_preview_colours,
+)
 from ..pusa_core.messages import say
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.schedule import pusa_sigmas
-from .types import CATEGORY, Keyframes, Plan, check_wires
+from .types import CATEGORY, Keyframes, Plan, check_wires, search_aliases
 
 LARGEST = 16384
 
@@ -88,6 +96,7 @@ class PusaSchedule(io.ComfyNode):
             category=CATEGORY,
             description="Builds the latent and the schedule of a video from its keyframes, and draws what every latent "
             "frame does over the steps. Without keyframes it makes plain text to video.",
+            **search_aliases("text to video", "empty latent video", "per-frame noise", "per-frame timesteps"),
             inputs=[*size_inputs(), *plan_inputs()],
             outputs=plan_outputs(),
             is_output_node=True,  # so that it can be run, and looked at, before a long sampling
@@ -108,6 +117,7 @@ class PusaApplySchedule(io.ComfyNode):
             category=CATEGORY,
             description="Makes a model sample every latent frame on its own sigma, with any sampler node: KSampler, KSampler "
             "(Advanced), SamplerCustomAdvanced. Not needed with the Pusa KSampler, which takes the schedule itself.",
+            **search_aliases("per-frame noise model patch", "stock sampler"),
             inputs=[
                 io.Model.Input("model", tooltip="A Wan text-to-video model with a Pusa LoRA."),
                 Plan.Input("schedule", tooltip="From the Pusa Schedule node, whose latent goes to the sampler."),
@@ -118,6 +128,7 @@ class PusaApplySchedule(io.ComfyNode):
     @classmethod
     def execute(cls, model, schedule) -> io.NodeOutput:
         check_wires(model=model, schedule=schedule)
+        model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
         return io.NodeOutput(apply_schedule(model, schedule))
 
 
@@ -130,6 +141,7 @@ class PusaBatchLatents(io.ComfyNode):
             category=CATEGORY,
             description="Joins the latents of two Pusa Schedule nodes, so that videos with different keyframes are made at "
             "once. Chain it for more. All need the same size and length.",
+            **search_aliases("join latents", "latent batch"),
             inputs=[
                 io.Latent.Input("latent1", tooltip="From a Pusa Schedule node, or another of these nodes."),
                 io.Latent.Input("latent2", tooltip="From another Pusa Schedule node."),

@@ -29,7 +29,7 @@ from ..pusa_core.timeline import (
 )
 from .schedule import LARGEST, plan_inputs, plan_outputs, plan_video, size_inputs
 from .server import running_server
-from .types import CATEGORY, check_wires
+from .types import CATEGORY, check_wires, search_aliases
 
 EMPTY = '{"version":1,"items":[]}'
 # ComfyUI 0.8's page shows no socket of none, and its server demands none of those that are shown
@@ -99,6 +99,17 @@ class PusaTimeline(io.ComfyNode):
             category=CATEGORY,
             description="Pictures and clips on a timeline: drop them in, drag them to their frames, draw how much noise "
             "every latent frame starts with. Image to video, start and end, keyframes, extension and more, in one node.",
+            **search_aliases(
+                "image to video",
+                "start end frame",
+                "first last frame",
+                "multi keyframe",
+                "keyframe timeline",
+                "extend video",
+                "video extension",
+                "completion",
+                "transition",
+            ),
             inputs=[
                 *size_inputs(),
                 io.String.Input(

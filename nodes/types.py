@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ from ..pusa_core.schedule import BEHAVIOURS
 CATEGORY = "Pusa"
 Keyframes = io.Custom("PUSA_KEYFRAMES")  # list[pusa_core.keyframes.Keyframe]
 Plan = io.Custom("PUSA_SCHEDULE")  # pusa_core.plan.Plan; saved workflows know it by this id
+
+
+def search_aliases(*aliases: str) -> dict[str, Any]:
+    """For `io.Schema`: more names that the page's search finds a node by, where ComfyUI (0.8.0 does not) knows them."""
+    known = "search_aliases" in {field.name for field in fields(io.Schema)}
+    return {"search_aliases": list(aliases)} if known else {}
 
 
 def unit_input(what: str, default: str = "pixel") -> io.Combo.Input:

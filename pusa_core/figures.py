@@ -87,9 +87,7 @@ def fold(schedule: FrameSchedule) -> list[Run]:
 
 
 @speaking(ENGLISH)  # the font that comes with Pillow has its letters alone
-def draw_schedule(
-    schedule: FrameSchedule, sigmas: Sequence[float], notes: Sequence[str] = (), boundary: float | None = None
-) -> Tensor:
+def draw_schedule(schedule: FrameSchedule, sigmas: Sequence[float], notes: Sequence[str] = ()) -> Tensor:
     """Draws what each latent frame does while the sampler goes down `sigmas`.
 
     Time goes from left to right, sampling from top to bottom, and a colour is a frame's sigma. Frames that do the same
@@ -99,7 +97,6 @@ def draw_schedule(
         schedule: the frames' sigmas.
         sigmas: the sampler's grid, at least one value.
         notes: sentences to write below, one paragraph each; left out in a language whose letters the font lacks.
-        boundary: sigma below which another model takes over, which gets a line.
 
     Returns:
         A picture (1, H, W, 3), float in [0, 1], at most 1,200 pixels tall without its notes.
@@ -107,18 +104,12 @@ def draw_schedule(
     chart = _Chart.of(schedule, sigmas)
     notes = notes if all(map(str.isascii, notes)) else ()
     lines = [line for note in notes for line in textwrap.wrap(note, 92, subsequent_indent="    ")]
-    switch = None if boundary is None else chart.switch(boundary)
-    if switch is not None:
-        lines.insert(0, f"White line: the low-noise model takes over, at sigmas below {boundary:g}.")
     below = chart.bottom + MARGIN
     image = Image.new("RGB", (WIDTH, below + LINE * len(lines) + (MARGIN if lines else 0)), PAPER)
     draw = ImageDraw.Draw(image)
     _draw_title(image, draw, schedule)
     _draw_heads(draw, chart)
     _draw_cells(image, draw, chart)
-    if switch is not None:
-        draw.line((LABEL - 6, switch, WIDTH - MARGIN + 5, switch), INK, 5)
-        draw.line((LABEL - 5, switch, WIDTH - MARGIN + 4, switch), "white", 2)
     for number, line in enumerate(lines):
         draw.text((MARGIN, below + LINE * number), line, INK, ImageFont.load_default(14))
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
@@ -171,11 +162,6 @@ class _Chart:
     def values(self) -> np.ndarray:
         """Every run's sigma at every row, (rows, runs)."""
         return np.array([[run.frame.sigma(sigma) for run in self.runs] for sigma in self.sigmas])
-
-    def switch(self, boundary: float) -> int | None:
-        """Where the first row below the boundary begins; None where no row or every row is below."""
-        row = sum(sigma >= boundary for sigma in self.sigmas)
-        return self.top + self.height * row if 0 < row < len(self.sigmas) else None
 
     def columns(self) -> Iterator[tuple[Run, int, int, int]]:
         """(run, its number, left edge, right edge); the given ones last, so that none vanishes in a pixel it shares."""
@@ -295,14 +281,13 @@ def main() -> None:
     parser.add_argument("--noise", default="0.2, 0.5", help="their noise multipliers")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--shift", type=float, default=5.0)
-    parser.add_argument("--boundary", type=float, help="sigma below which the low-noise model takes over")
     options = parser.parse_args()
     latents = latent_length(options.length)
     positions = [resolve_index(i, "latent", latents) for i in parse_positions(options.positions)]
     maps = [FrameMap.line(m) for m in parse_multipliers(options.noise, len(positions))]
     schedule = FrameSchedule.build(latents, dict(zip(positions, maps)))
     sigmas = pusa_sigmas(options.steps, options.shift).tolist()
-    save_image(draw_schedule(schedule, sigmas, boundary=options.boundary), options.output)
+    save_image(draw_schedule(schedule, sigmas), options.output)
 
 
 if __name__ == "__main__":

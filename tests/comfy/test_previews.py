@@ -1,6 +1,11 @@
 """What the Pusa samplers show while they sample: every latent frame, as whatever previewer the user has set decodes it."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import comfy.latent_formats
+import comfy.sample
+import comfy.samplers
 import comfy.taesd.taehv
 import comfy.utils
 import folder_paths
@@ -38,11 +43,11 @@ def shown(monkeypatch):
 def sample(host, wan, low_noise_wan, text, make_clip, inference_mode):
     """Runs a clip and returns it."""
 
-    def run(*, experts=False, batch=1, colours=None, keyframes=GIVEN, size=(HEIGHT, WIDTH)):
-        clip = make_clip(wan, keyframes, batch=batch, size=size)
+    def run(*, experts=False, batch=1, model=wan, keyframes=GIVEN, size=(HEIGHT, WIDTH)):
+        clip = make_clip(model, keyframes, batch=batch, size=size)
         sampling = host.Sampling(1, STEPS, 1.0, "euler", "pusa", 5.0)
         low = low_noise_wan if experts else None
-        host.sample_clip(wan, text.positive, text.negative, clip.latent, sampling, clip.plan, low, colours)
+        host.sample_clip(model, text.positive, text.negative, clip.latent, sampling, clip.plan, low)
         return clip
 
     return run
@@ -100,9 +105,9 @@ def test_text_to_video_and_two_experts_and_batches(sample, shown):
         assert [value for value, _, preview in shown if preview] == list(range(1, STEPS + 1)), options
 
 
-def test_no_preview_where_the_user_wants_none(sample, shown, monkeypatch):
+def test_no_preview_where_the_user_wants_none(host, wan, sample, shown, monkeypatch):
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
-    sample(colours=([[0.1] * 3] * 16, [0.0] * 3))
+    sample(model=host.with_preview_colours(wan, ([[0.1] * 3] * 16, [0.0] * 3)))
     assert [preview for *_, preview in shown] == [None] * len(shown)
     assert [value for value, *_ in shown][-1] == STEPS
 
@@ -120,6 +125,67 @@ def test_a_small_decoder_is_asked_once_a_step(sample, shown, monkeypatch, tmp_pa
     assert all(shape[3] * shape[4] <= 60 * 104 for shape in asked)
     pictures = [preview[1] for *_, preview in shown if preview]
     assert [picture.size for picture in pictures] == [PreviewSheet.of(FRAMES, 40, 64).size] * STEPS
+
+
+# --- stock sampler nodes ---------------------------------------------------------------------------------------------
+
+
+def stock_ksampler(model, text, latent):
+    import nodes  # ComfyUI's
+
+    return nodes.common_ksampler(model, 3, STEPS, 1.0, "euler", "simple", text.positive, text.negative, latent)[0]["samples"]
+
+
+def stock_custom_sampler(model, text, latent):
+    """Returns its second output, the last denoised latent, which comes by way of the callback."""
+    from comfy_extras import nodes_custom_sampler as stock
+
+    guider = stock.CFGGuider.execute(model, text.positive, text.negative, 1.0).args[0]
+    sampler = stock.KSamplerSelect.execute("euler").args[0]
+    sigmas = stock.BasicScheduler.execute(model, "simple", STEPS, 1.0).args[0]
+    noise = stock.RandomNoise.execute(3).args[0]
+    return stock.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[1]["samples"]
+
+
+STOCK = pytest.mark.parametrize("run", [stock_ksampler, stock_custom_sampler])
+
+
+@STOCK
+def test_a_stock_sampler_shows_all_frames_of_a_model_with_a_schedule(run, pack, wan, text, make_clip, shown, inference_mode):
+    clip = make_clip(wan, GIVEN)
+    (model,) = pack.nodes.schedule.PusaApplySchedule.execute(wan, clip.plan).args
+    samples = run(model, text, clip.latent)
+    pictures = [preview for *_, preview in shown if preview]
+    assert samples.shape == clip.latent["samples"].shape
+    assert [value for value, _, preview in shown if preview] == list(range(1, STEPS + 1)), "one picture a step"
+    for _, picture, side in pictures:
+        assert side == max(picture.size)
+        for a, b in zip(tiles(picture), tiles(picture)[1:]):
+            assert abs(a - b).mean() > 5
+    shown.clear()
+    run(wan, text, clip.latent)
+    assert all(preview[1].size == (WIDTH, HEIGHT) for *_, preview in shown if preview), "other models as they were"
+
+
+@STOCK
+def test_a_stock_sampler_shows_the_demo_model_in_its_colours(run, pack, text, make_clip, shown, inference_mode):
+    demo = tiny.load_wan(BASE)
+    clip = make_clip(demo, {0: 0.0})
+    (model,) = pack.nodes.schedule.PusaApplySchedule.execute(demo, clip.plan).args
+    run(model, SimpleNamespace(positive=tiny.conditioning(), negative=tiny.conditioning()), clip.latent)
+    assert abs(tiles(shown[-1][2][1])[0] - demo_picture(demo, clip)).mean() < 2
+
+
+def test_the_callback_of_another_node_stays_as_it_is(host, wan, text, make_clip, shown, inference_mode):
+    clip, seen = make_clip(wan, GIVEN), []
+    model = host.apply_schedule(wan, clip.plan)
+    sigmas = host.sigma_grid(model, "pusa", "euler", STEPS, 5.0, 1.0)
+    for callback in (lambda *given: seen.append(given), partial(lambda *given: seen.append(given)), None):
+        comfy.sample.sample_custom(
+            model, torch.randn(clip.clean.shape), 1.0, comfy.samplers.sampler_object("euler"), sigmas, text.positive,
+            text.negative, clip.latent["samples"], callback=callback,
+        )  # fmt: skip
+    assert [given[0] for given in seen] == [*range(STEPS)] * 2
 
 
 # --- the demo model --------------------------------------------------------------------------------------------------
@@ -143,9 +209,14 @@ def test_the_node_previews_the_demo_model_in_its_colours(pack, make_clip, shown,
     node = pack.nodes.sampling.PusaKSampler
     text = tiny.conditioning()
     node.execute(demo, text, text, clip.latent, 0, 1, 1.0, "euler", "pusa", 5.0, 1.0, schedule=clip.plan)
+    assert abs(tiles(shown[-1][2][1])[0] - demo_picture(demo, clip)).mean() < 2
+
+
+def demo_picture(demo, clip):
+    """What `tiles` should give of a clip's first frame."""
     own = latent_preview.Latent2RGBPreviewer(*preview_colours(demo.model.diffusion_model))
     wanted = own.decode_latent_to_preview(clip.clean).resize(PreviewSheet.of(FRAMES, HEIGHT, WIDTH).tile, 3)
-    assert abs(tiles(shown[-1][2][1])[0] - np.asarray(wanted).astype(int)[20:-4, 4:-4]).mean() < 2
+    return np.asarray(wanted).astype(int)[20:-4, 4:-4]
 
 
 def test_the_colours_explain_clips_that_were_not_fitted(studio, inference_mode):

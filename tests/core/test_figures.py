@@ -113,7 +113,7 @@ SCHEDULES = {
 def test_every_schedule_can_be_drawn(kind, latents, steps):
     maps = {i: SCHEDULES[kind](i, latents) for i in range(latents)}
     schedule = FrameSchedule.build(latents, {i: frame for i, frame in maps.items() if frame})
-    picture = draw_schedule(schedule, pusa_sigmas(steps).tolist(), boundary=0.875)
+    picture = draw_schedule(schedule, pusa_sigmas(steps).tolist())
     assert picture.shape[0] == 1 and picture.shape[2:] == (WIDTH, 3)
     assert picture.shape[1] <= 600
     assert picture.min() >= 0 and picture.max() <= 1
@@ -152,16 +152,6 @@ def test_notes_are_wrapped_below():
     assert noted.shape[1] > plain.shape[1] + 60
     assert (noted[0, plain.shape[1] :, -8:] == noted[0, 0, 0]).all()
     assert (noted[:, : plain.shape[1] - 8] == plain[:, :-8]).all()
-
-
-def test_the_switch_of_experts_lies_between_the_steps():
-    schedule, sigmas = FrameSchedule.build(5, {2: LINE(0.2)}), pusa_sigmas(10).tolist()
-    chart = _Chart.of(schedule, sigmas)
-    assert chart.switch(0.875) == chart.top + 5 * chart.height  # the expert changes after five of ten steps
-    assert chart.switch(1.5) is None and chart.switch(0.0) is None
-    plain, drawn = draw_schedule(schedule, sigmas), draw_schedule(schedule, sigmas, boundary=0.875)
-    line = drawn[0, chart.switch(0.875), LABEL : WIDTH - MARGIN]
-    assert (line == 1).all() and not (plain[0, chart.switch(0.875), LABEL : WIDTH - MARGIN] == 1).all()
 
 
 def test_the_same_schedule_gives_the_same_picture_as_the_readme_has(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ sampling: both in one sampler; previews: a sheet of all frames. For programs: fi
 from .checks import LATENT_FORMATS, check_channels, check_model, check_single_rank, check_vae
 from .latents import PLAN, image_encoder, join_latents, plan_latent
 from .lora import load_pusa_lora
+from .previews import with_preview_colours
 from .sampling import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip, sigma_grid
 from .schedule import apply_schedule
 
@@ -28,4 +29,5 @@ __all__ = [
     "plan_latent",
     "sample_clip",
     "sigma_grid",
+    "with_preview_colours",
 ]

@@ -20,7 +20,7 @@ from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
 from .checks import check_channels
 from .latents import PLAN, Planned, plan_for
-from .previews import Callback, Colours, preview_callback
+from .previews import Callback, preview_callback
 from .schedule import CARRIED, applied_plan, apply_schedule, clean_latents
 
 PUSA_SCHEDULER = "pusa"
@@ -80,14 +80,12 @@ def sample_clip(
     sampling: Sampling,
     plan: Plan | None = None,
     low_noise_model: ModelPatcher | None = None,
-    colours: Colours | None = None,
 ) -> dict[str, Any]:
     """Samples a clip, switching to the low-noise model where sigma falls below the boundary.
 
     Args:
         latent: ComfyUI's LATENT, samples (B, C, F, H, W).
         plan: to apply to the models; by default the one that is on the model, else the one that the latent carries.
-        colours: to preview with; see `preview_callback`.
 
     Returns:
         The LATENT with new samples, which carries the plan on.
@@ -109,7 +107,7 @@ def sample_clip(
     if sampling.add_noise:
         noise = comfy.sample.prepare_noise(start, sampling.seed, latent.get("batch_index"))
     sigmas, done = sampling.sigmas(models[0], plan), 0
-    progress = preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1), colours)
+    progress = preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1))
     for number, (expert, part) in enumerate(_stages(models, sigmas, sampling.boundary)):
         if number > 0:
             noise = _carried_noise(expert, start, samples, float(part[0]))

@@ -27,6 +27,7 @@ from ...plan import Plan
 from ...virtual_latent import ScheduleTable, per_frame
 from ...wan import PATCH
 from .checks import check_channels, check_conds, check_grid, check_model, check_sampler, check_single_rank
+from .previews import show_sheet
 
 KEY = "pusa"
 RUN = "pusa_run"
@@ -108,6 +109,7 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
         cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.keyframes)}
     show = None
     if callback is not None:
+        show_sheet(callback, plan, latent_image, options)
 
         def show(step, denoised, x, total_steps):
             callback(step, start.to_frame(denoised, clean), start.to_frame(x, clean), total_steps)
