@@ -34,18 +34,16 @@ export function serialize(items) {
 }
 
 /** [first, after the last) frame of a clip that an item takes; null where that needs the clip's length. */
-export function taken({ take }, total) {
-  const frames = (take ?? [0, null]).map((n) => (n == null ? total : n < 0 ? n + total : n));
-  return frames.some((n) => n == null || Number.isNaN(n)) ? null : frames;
+export function taken({ take = [0, null] }, total) {
+  const frames = take.map((n) => (n == null ? total : n < 0 ? n + total : n));
+  return frames.every(Number.isInteger) ? frames : null;
 }
 
 /** How many latent frames an item fills. */
 export function latentCount(item, total) {
-  const frames = taken(item, total);
-  if (frames) return latentsOf(frames[1] - frames[0]);
-  const [first, last] = item.take ?? [0, null];
-  if (first < 0 && !(last > 0)) return latentsOf((last ?? 0) - first);
-  return Array.isArray(item.noise) ? item.noise.length : 1;
+  const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
+  const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
+  return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
 }
 
 /**

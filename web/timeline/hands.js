@@ -15,8 +15,11 @@ export function attachHands(ui) {
   /** @type {import("./types").Gesture|null} */
   let gesture = null;
 
-  const on = (kinds, react, options) => kinds.split(" ").forEach((kind) => root.addEventListener(kind, react, options));
-  const keep = (event) => (event.preventDefault(), event.stopPropagation());
+  /** Listens; what `react` has used is not for the page. */
+  function on(kinds, react) {
+    const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
+    for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
+  }
 
   /** The pointer in the lanes' own pixels, whatever the zoom. */
   function point(event) {
@@ -26,9 +29,9 @@ export function attachHands(ui) {
     return { x, y: (event.clientY - box.top) / scale, latent: latentAt(ui.edges, x) };
   }
 
-  function gestureOf(event, at) {
-    if (event.target === ui.overview) return overviewGesture(ui);
-    const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => event.target.closest(kind));
+  function gestureOf({ target }, at) {
+    if (target === ui.overview) return overviewGesture(ui);
+    const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => target.closest(kind));
     (handle ?? shown ?? root).focus({ preventScroll: true });
     if (shown) ui.select(shown.item);
     if (handle) return trimGesture(ui, shown.item, handle.dataset.side === "start", at);
@@ -39,68 +42,60 @@ export function attachHands(ui) {
   }
 
   on("pointerdown", (event) => {
-    if (event.button) return;
+    if (event.button) return false;
     event.stopPropagation();
-    if (event.target !== ui.overview && !lanes.contains(event.target)) return;
-    event.preventDefault();
+    if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
     gesture = gestureOf(event, point(event));
     if (gesture) root.setPointerCapture(event.pointerId);
+    return true;
   });
   on("pointermove", (event) => {
-    if (!gesture) return;
-    event.stopPropagation();
-    gesture.move(point(event));
-    ui.later();
+    gesture?.move(point(event));
+    if (gesture) ui.later();
+    return gesture;
   });
   on("pointerup pointercancel", (event) => {
-    if (!gesture) return;
-    event.stopPropagation();
     const ended = gesture;
+    if (!ended) return false;
     gesture = ui.ghost = ui.dragged = null;
     if (event.type === "pointercancel") ui.setValue(ui.text);
     else ended.end?.();
     ui.refresh();
+    return true;
   });
   on("pointerenter", () => gesture || ui.refresh());
   on("dblclick", (event) => {
-    event.stopPropagation();
     if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
+    return true;
   });
-  on("wheel", (event) => {
-    const way = event.shiftKey ? event.deltaY : event.deltaX;
-    if (ui.overview.hidden || !way) return;
-    keep(event);
+  on("wheel", ({ shiftKey, deltaX, deltaY }) => {
+    const way = shiftKey ? deltaY : deltaX;
+    if (ui.overview.hidden || !way) return false;
     ui.scrollTo(ui.scroll + way);
-  }, { passive: false });
+    return true;
+  });
 
   // --- files and clipboard
 
-  on("dragover", (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    keep(event);
-    ui.ghost = ghostAt(point(event).latent, 1);
+  on("dragover dragleave drop", (event) => {
+    const at = point(event).latent;
+    ui.ghost = event.type === "dragover" ? ghostAt(at, 1) : null;
     ui.later();
+    if (event.type === "drop") ui.addFiles(filesOf(event.dataTransfer), at);
+    return event.dataTransfer.types.includes("Files");
   });
-  on("dragleave drop", (event) => {
-    ui.ghost = null;
-    ui.later();
-    if (event.type !== "drop") return;
-    keep(event);
-    ui.addFiles(filesOf(event.dataTransfer), point(event).latent);
-  });
-  on("paste", (event) => {
-    const files = filesOf(event.clipboardData);
-    const item = readItem(event.clipboardData.getData("text/plain"));
-    if (event.target.closest("input") || (!files.length && !item)) return;
-    keep(event);
+  on("paste", ({ clipboardData, target }) => {
+    const [files, item] = [filesOf(clipboardData), readItem(clipboardData.getData("text/plain"))];
+    if (target.closest("input") || (!files.length && !item)) return false;
     if (item) ui.insert(item, afterSelected(ui) ?? 0, ui.placeOf(item).count, t("pasted"));
     else ui.addFiles(files, afterSelected(ui));
+    return true;
   });
-  on("copy cut", (event) => {
-    if (!ui.selected || event.target.closest("input")) return;
-    keep(event);
-    event.clipboardData.setData("text/plain", JSON.stringify({ pusa_timeline_item: ui.selected }));
-    if (event.type === "cut") ui.removeItem(ui.selected);
+  on("copy cut", ({ clipboardData, target, type }) => {
+    if (!ui.selected || target.closest("input")) return false;
+    clipboardData.setData("text/plain", JSON.stringify({ pusa_timeline_item: ui.selected }));
+    if (type === "cut") ui.removeItem(ui.selected);
+    return true;
   });
 
   // --- keys
@@ -113,17 +108,16 @@ export function attachHands(ui) {
     if (left < ui.scroll || right > ui.scroll + ui.width) ui.scrollTo((left + right - ui.width) / 2);
   });
   on("keydown", (event) => {
-    const { key, target } = event;
+    const { key, target, target: { dataset: { side } } } = event;
     const command = event.ctrlKey || event.metaKey;
-    if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) return event.stopPropagation(); // not for the node
-    if (command || (target.closest("button") && (key === "Enter" || key === " "))) return;
-    const side = target.dataset.side;
+    if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
+    if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
     const action = key === "+" ? () => ui.pick(afterSelected(ui)) : ui.selected && actionOf(ui, event, side);
-    if (!action) return;
-    keep(event);
+    if (!action) return false;
     action();
     const shown = ui.elements.get(ui.selected);
     (side ? shown?.querySelector(`.pt-${side}`) : shown)?.focus({ preventScroll: true });
+    return true;
   });
 }
 

@@ -2,7 +2,7 @@
 
 import { clamp, taken } from "./format.js";
 import * as media from "./media.js";
-import { element } from "./view.js";
+import { element, set } from "./view.js";
 import { t } from "./words.js";
 /** @import {Item, Place} from "./types" */
 /** @import {Timeline} from "./view.js" */
@@ -39,7 +39,7 @@ export function showItem(ui, places, index) {
   const pictures = picturesOf(ui, item, width);
   if (shown.pictures !== String(pictures)) shown.children[0].replaceChildren(...pictures.map((url) => tile(url, states.empty ? t("drop") : ui.nameOf(item))));
   shown.pictures = String(pictures);
-  shown.children[1].textContent = index + 1;
+  if (shown.children[1].textContent !== String(index + 1)) shown.children[1].textContent = index + 1;
   describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
@@ -50,10 +50,6 @@ function describe(ui, shown, { item, frame, fits, count }, name) {
     part.hidden = !item.take || !fits;
     set(part, { "aria-label": t(side, { name }), "aria-valuenow": 4 * count - 3, "aria-valuetext": t("frames", { count: 4 * count - 3 }) });
   }
-}
-
-function set(shown, attributes) {
-  for (const name in attributes) shown.setAttribute(name, attributes[name]);
 }
 
 /** Left edge and width of an item. A clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
@@ -70,7 +66,7 @@ export function boxOf({ edges }, places, index) {
 
 /** Addresses of the pictures that an item shows; "" while there is none. */
 function picturesOf(ui, item, width) {
-  if (!item.media) return [ui.host.inputs().find(({ number }) => number === item.input)?.picture ?? ""];
+  if (!item.media) return [ui.host.inputs().find(({ input }) => input === item.input)?.picture ?? ""];
   const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
   const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
   return frames.map((frame) => media.thumb(item.media, frame, () => ui.refresh()));

@@ -59,7 +59,7 @@ export interface Host {
   length(): number;
   sampling(): Sampling;
   /** connected pictures */
-  inputs(): { number: number; picture?: string }[];
+  inputs(): { input: number; picture?: string }[];
   /** latent frames that connected keyframes give */
   connected(): Map<number, Knots>;
   /** tells the page that the value changed */

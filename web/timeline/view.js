@@ -12,15 +12,14 @@ const FIRST_TAKE = 13; // frames of a clip that is added
 /** @returns {HTMLElement} */
 export function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
-  for (const name in attributes) made.setAttribute(name, attributes[name]);
+  set(made, attributes);
   made.append(...children);
   return made;
 }
+export const set = (shown, attributes) => Object.entries(attributes).forEach((attribute) => shown.setAttribute(...attribute));
 
-function button(title, onclick, ...children) {
-  return Object.assign(element("button", { type: "button", "aria-label": title }, ...children), { onclick, title });
-}
-
+const button = (title, onclick, ...children) =>
+  Object.assign(element("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
 const group = (name, label, ...children) => element("div", { class: name, role: "group", "aria-label": label }, ...children);
 const isFilled = (item) => item.media || item.input;
 
@@ -31,47 +30,45 @@ export class Timeline {
     this.items = [];
     Object.assign(this, { host, text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
     this.build();
-    this.sizes = new ResizeObserver(() => this.refresh());
-    this.sizes.observe(this.root);
-    this.colours = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
-    for (const part of [document.documentElement, document.body]) this.colours.observe(part, { attributeFilter: ["class", "style"] });
+    const sizes = new ResizeObserver(() => this.refresh());
+    sizes.observe(this.root);
+    const themes = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
+    for (const part of [document.documentElement, document.body]) themes.observe(part, { attributeFilter: ["class", "style"] });
+    this.observers = [sizes, themes];
   }
 
   dispose() {
-    this.sizes.disconnect();
-    this.colours.disconnect();
+    for (const observer of this.observers) observer.disconnect();
   }
 
   build() {
     this.canvas = element("canvas", { "aria-hidden": true });
+    this.overview = element("canvas", { class: "pt-overview", "aria-hidden": true });
     this.shelf = group("shelf", t("items"));
     this.hint = element("div", { class: "hint" }, t("hint"));
     this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
-    this.overview = element("canvas", { class: "pt-overview", "aria-hidden": true });
     this.status = element("div", { class: "pt-status", role: "status", "aria-live": "polite" });
     this.picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "", hidden: "" });
     const presets = PRESETS.map((preset) => button(t(preset.name), () => this.preset(preset), glyph(preset), element("span", {}, t(preset.name))));
-    this.root = group("pusa-timeline", t("timeline"), group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status, this.picker);
-    this.root.tabIndex = 0;
+    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status, this.picker];
+    this.root = Object.assign(group("pusa-timeline", t("timeline"), ...parts), { tabIndex: 0 });
   }
 
   buildSettings() {
     const number = (name, step, change) => {
-      const input = element("input", { type: "number", min: 0, step });
-      input.onchange = () => input.value && this.selected && change(Number(input.value));
-      return element("label", { title: name }, element("span", {}, name), input);
+      const input = element("input", { type: "number", min: 0, step, "aria-label": name, title: name });
+      return Object.assign(input, { onchange: () => input.value && this.selected && change(Number(input.value)) });
     };
-    const [at, noise] = [
-      number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame))),
-      number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise)),
-    ];
-    [this.at, this.noise] = [at.lastChild, noise.lastChild];
+    const label = (name, input) => element("label", {}, element("span", {}, name), input);
+    this.at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
+    this.noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
     this.hold = button(t("holdTip"), () => this.toggleHold(), t("hold"));
     this.remove = button(t("remove"), () => this.removeItem(this.selected), "✕");
     this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
     this.chips = element("span", { class: "chips" });
-    const add = button(t("addTip"), () => this.pick(), `+ ${t("add")}`);
-    return element("div", { class: "settings" }, add, this.chips, this.fold, element("span", { class: "space" }), at, noise, this.hold, this.remove);
+    const left = [button(t("addTip"), () => this.pick(), `+ ${t("add")}`), this.chips, this.fold];
+    const right = [label(t("frame"), this.at), label(t("noise"), this.noise), this.hold, this.remove];
+    return element("div", { class: "settings" }, ...left, element("span", { class: "space" }), ...right);
   }
 
   // --- value
@@ -319,8 +316,9 @@ export class Timeline {
     this.noise.value = item ? noiseOf(item, 1)[0] : "";
     this.hold.setAttribute("aria-pressed", item?.behaviour === "hold");
     this.fold.setAttribute("aria-pressed", this.host.fold);
-    const free = this.host.inputs().map(({ number }) => ({ input: number })).filter(({ input }) => !this.items.some((item) => item.input === input));
-    this.chips.replaceChildren(...free.map((source) => button(t("addInput", { name: this.nameOf(source) }), () => this.add(source), `+ ${this.nameOf(source)}`)));
+    const free = this.host.inputs().filter(({ input }) => !this.items.some((item) => item.input === input));
+    const chip = (input, name) => button(t("addInput", { name }), () => this.add({ input }), `+ ${name}`);
+    this.chips.replaceChildren(...free.map(({ input }) => chip(input, this.nameOf({ input }))));
     this.hint.hidden = this.items.length > 0;
   }
 }
@@ -328,12 +326,10 @@ export class Timeline {
 /** A preset in small: where it has pictures. */
 function glyph({ slots }) {
   const bars = slots.map(({ at, take }) => {
-    const width = take ? 7 : 3;
-    return `<rect x="${at === 0 ? 0 : at === "middle" ? 8.5 : 20 - width}" width="${width}" height="8" rx="1"/>`;
+    const width = take ? 6 : 3;
+    return element("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
   });
-  const made = element("template");
-  made.innerHTML = `<svg viewBox="0 0 20 8" width="16" height="7" aria-hidden="true"><rect width="20" height="8" rx="1" opacity=".25"/>${bars.join("")}</svg>`;
-  return made.content.firstChild;
+  return element("i", { class: "glyph", "aria-hidden": true }, ...bars);
 }
 
 /** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */
