@@ -162,8 +162,8 @@ def test_the_page_knows_the_same_latent_frames(page):
           for (const c of cases.frames) same(format.framesOf(c.latent), c.frames, c);
           for (const c of cases.frames) c.frames.forEach(frame => same(format.latentOf(frame), c.latent, c));
           for (const c of cases.places) {
-            const span = format.place({at: c.at, take: [0, c.frames]}, c.length);
-            same(span && [span.first, span.last], c.latents, c);
+            const {fits, first, count} = format.place({at: c.at, take: [0, c.frames]}, c.length);
+            same(fits ? [first, first + count - 1] : null, c.latents, c);
           }
           const near = (a, b) => Math.abs(a - b) < 1e-6;
           for (const c of cases.maps) if (!near(format.sigmaAt(c.knots, c.sigma), c.value)) wrong.push(c);

@@ -16,22 +16,14 @@ export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent -
 /** Latent frames of a video of so many frames. */
 export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
 
-/** `frame 40 → latent 10 (37-40)` @param {T.Span} span */
-export function describePlace({ frame, first, last }) {
-  const pixels = [...new Set([framesOf(first)[0], framesOf(last)[1]])].join("-");
-  return `frame ${frame} → latent ${first}${last > first ? ` to ${last}` : ""} (${pixels})`;
-}
-
-/** Reads the node's value. @returns {{items: T.Item[], error: string}} an error where it cannot be shown */
+/** The items of the node's value. @returns {T.Item[]|null} null where it cannot be shown */
 export function parse(text) {
-  if (!text?.trim()) return { items: [], error: "" };
+  if (!text?.trim()) return [];
   try {
     const { version, items } = JSON.parse(text);
-    if (version !== 1 || !Array.isArray(items)) throw new Error('it needs "version": 1 and "items"');
-    if (!items.every((item) => Number.isInteger(item?.at))) throw new Error('every item needs a whole "at"');
-    return { items, error: "" };
-  } catch (error) {
-    return { items: [], error: `This timeline cannot be shown: ${error.message}.` };
+    return version === 1 && items.every((item) => Number.isInteger(item.at)) ? items : null;
+  } catch {
+    return null;
   }
 }
 
@@ -42,30 +34,28 @@ export function serialize(items) {
 }
 
 /** [first, after the last) frame of a clip that an item takes; null where that needs the clip's length. */
-export function taken({ take }, total) {
-  const frames = (take ?? [0, null]).map((n) => (n == null ? total : n < 0 ? n + total : n));
-  return frames.some((n) => n == null || Number.isNaN(n)) ? null : frames;
+export function taken({ take = [0, null] }, total) {
+  const frames = take.map((n) => (n == null ? total : n < 0 ? n + total : n));
+  return frames.every(Number.isInteger) ? frames : null;
 }
 
 /** How many latent frames an item fills. */
 export function latentCount(item, total) {
-  const frames = taken(item, total);
-  if (frames) return latentsOf(frames[1] - frames[0]);
-  const [first, last] = item.take ?? [0, null];
-  if (first < 0 && !(last > 0)) return latentsOf((last ?? 0) - first);
-  return Array.isArray(item.noise) ? item.noise.length : 1;
+  const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
+  const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
+  return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
 }
 
 /**
- * Where an item lands in a video of so many frames.
- * @param {T.Item} item @param {number} [total] frames of its clip @returns {T.Span|null} null where it does not fit
+ * Where an item lands in a video of so many frames, and its noise there; at the end if it does not fit.
+ * @param {T.Item} item @param {number} [total] frames of its clip @returns {T.Place}
  */
 export function place(item, length, total) {
-  if (item.at < -length || item.at >= length) return null;
-  const frame = (item.at + length) % length;
-  const first = latentOf(frame);
-  const last = first + latentCount(item, total) - 1;
-  return last < latentsOf(length) ? { first, last, frame } : null;
+  const [count, latents] = [latentCount(item, total), latentsOf(length)];
+  const isInside = item.at >= -length && item.at < length;
+  const frame = isInside ? (item.at + length) % length : item.at;
+  const fits = isInside && latentOf(frame) + count <= latents;
+  return { item, first: fits ? latentOf(frame) : Math.max(0, latents - count), count, frame, fits, noise: noiseOf(item, count) };
 }
 
 /** `at` of what begins on a latent frame: at the video's end it is counted from there, and stays there. */
@@ -73,11 +63,14 @@ export function anchored(first, count, length) {
   return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
 }
 
-/** The free place nearest to a wanted one. @param {boolean[]} occupied for every latent frame @returns {number|null} */
-export function freePlace(occupied, wanted, count) {
+/**
+ * The free place nearest to a wanted one, on both sides or to one of them.
+ * @param {boolean[]} occupied for every latent frame @returns {number|null}
+ */
+export function freePlace(occupied, wanted, count, ways = [1, -1]) {
   const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
   for (let distance = 0; distance < occupied.length; distance++) {
-    for (const first of [wanted + distance, wanted - distance]) if (fits(first)) return first;
+    for (const way of ways) if (fits(wanted + way * distance)) return wanted + way * distance;
   }
   return null;
 }
@@ -119,12 +112,12 @@ export function readSchedule(text) {
 
 /** Places and noise, and how clips are taken; `same` uses one clip for all. */
 export const PRESETS = [
-  { name: "Image to video", slots: [{ at: 0, noise: 0.2 }] },
-  { name: "Start-end", slots: [{ at: 0, noise: 0.2 }, { at: -1, noise: 0.5 }] },
-  { name: "Three keyframes", slots: [{ at: 0, noise: 0.2 }, { at: "middle", noise: 0.5 }, { at: -1, noise: 0.5 }] },
-  { name: "Completion", same: true, slots: [{ at: 0, take: [0, 9], noise: 0.3 }, { at: -13, take: [-13, null], noise: 0.3 }] },
-  { name: "Extension", slots: [{ at: 0, take: [-13, null], noise: [0, 0.3, 0.4, 0.5] }] },
-  { name: "Transition", slots: [{ at: 0, take: [-13, null], noise: 0.3 }, { at: -13, take: [0, 13], noise: 0.3 }] },
+  { name: "imageToVideo", slots: [{ at: 0, noise: 0.2 }] },
+  { name: "startEnd", slots: [{ at: 0, noise: 0.2 }, { at: -1, noise: 0.5 }] },
+  { name: "threeKeyframes", slots: [{ at: 0, noise: 0.2 }, { at: "middle", noise: 0.5 }, { at: -1, noise: 0.5 }] },
+  { name: "completion", same: true, slots: [{ at: 0, take: [0, 9], noise: 0.3 }, { at: -13, take: [-13, null], noise: 0.3 }] },
+  { name: "extension", slots: [{ at: 0, take: [-13, null], noise: [0, 0.3, 0.4, 0.5] }] },
+  { name: "transition", slots: [{ at: 0, take: [-13, null], noise: 0.3 }, { at: -13, take: [0, 13], noise: 0.3 }] },
 ];
 
 /** An item's place, for a clip or a single picture. */

@@ -1,8 +1,10 @@
 /** What hands do on a timeline: pointer, keys, clipboard, dropped files. A gesture ends in one change of the value. */
 
-import { BAR, BAR_BOTTOM, GUTTER, NOISE, NOISE_TOP, latentAt } from "./draw.js";
-import { STRIDE, anchored, clamp, describePlace, freePlace, mix, noiseOf, setNoise } from "./format.js";
+import { BAR, BAR_BOTTOM, GUTTER, NOISE_TOP, latentAt } from "./draw.js";
+import { STRIDE, anchored, clamp, mix, setNoise } from "./format.js";
 import { filesOf } from "./media.js";
+import { boxOf } from "./shelf.js";
+import { noiseWords, placeWords, t } from "./words.js";
 
 const THRESHOLD = 4; // pixels, before a press becomes a drag
 const STEP = 0.05; // of noise
@@ -13,8 +15,11 @@ export function attachHands(ui) {
   /** @type {import("./types").Gesture|null} */
   let gesture = null;
 
-  const on = (kinds, react, options) => kinds.split(" ").forEach((kind) => root.addEventListener(kind, react, options));
-  const keep = (event) => (event.preventDefault(), event.stopPropagation());
+  /** Listens; what `react` has used is not for the page. */
+  function on(kinds, react) {
+    const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
+    for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
+  }
 
   /** The pointer in the lanes' own pixels, whatever the zoom. */
   function point(event) {
@@ -24,81 +29,73 @@ export function attachHands(ui) {
     return { x, y: (event.clientY - box.top) / scale, latent: latentAt(ui.edges, x) };
   }
 
-  function gestureOf(event, at) {
-    if (event.target === ui.overview) return overviewGesture(ui);
-    const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => event.target.closest(kind));
+  function gestureOf({ target }, at) {
+    if (target === ui.overview) return overviewGesture(ui);
+    const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => target.closest(kind));
     (handle ?? shown ?? root).focus({ preventScroll: true });
     if (shown) ui.select(shown.item);
     if (handle) return trimGesture(ui, shown.item, handle.dataset.side === "start", at);
     if (shown) return moveGesture(ui, shown.item, at);
-    if (at.y > NOISE_TOP && at.y < NOISE_TOP + NOISE) return noiseGesture(ui, at);
+    if (at.y > NOISE_TOP && at.y < BAR_BOTTOM + 3) return noiseGesture(ui, at);
     if (at.y < NOISE_TOP) ui.select(null);
     return null;
   }
 
   on("pointerdown", (event) => {
-    if (event.button) return;
+    if (event.button) return false;
     event.stopPropagation();
-    if (event.target !== ui.overview && !lanes.contains(event.target)) return;
-    event.preventDefault();
+    if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
     gesture = gestureOf(event, point(event));
     if (gesture) root.setPointerCapture(event.pointerId);
+    return true;
   });
   on("pointermove", (event) => {
-    if (!gesture) return;
-    event.stopPropagation();
-    gesture.move(point(event));
-    ui.later();
+    gesture?.move(point(event));
+    if (gesture) ui.later();
+    return gesture;
   });
   on("pointerup pointercancel", (event) => {
-    if (!gesture) return;
-    event.stopPropagation();
     const ended = gesture;
+    if (!ended) return false;
     gesture = ui.ghost = ui.dragged = null;
     if (event.type === "pointercancel") ui.setValue(ui.text);
     else ended.end?.();
     ui.refresh();
+    return true;
   });
   on("pointerenter", () => gesture || ui.refresh());
   on("dblclick", (event) => {
-    event.stopPropagation();
     if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
+    return true;
   });
-  on("wheel", (event) => {
-    const way = event.shiftKey ? event.deltaY : event.deltaX;
-    if (ui.overview.hidden || !way) return;
-    keep(event);
+  on("wheel", ({ shiftKey, deltaX, deltaY }) => {
+    const way = shiftKey ? deltaY : deltaX;
+    if (ui.overview.hidden || !way) return false;
     ui.scrollTo(ui.scroll + way);
-  }, { passive: false });
+    return true;
+  });
 
   // --- files and clipboard
 
-  on("dragover", (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    keep(event);
-    ui.ghost = ghostAt(point(event).latent, 1);
+  on("dragover dragleave drop", (event) => {
+    const at = point(event).latent;
+    ui.ghost = event.type === "dragover" ? ghostAt(at, 1) : null;
     ui.later();
+    if (event.type === "drop") ui.addFiles(filesOf(event.dataTransfer), at);
+    return event.dataTransfer.types.includes("Files");
   });
-  on("dragleave drop", (event) => {
-    ui.ghost = null;
-    ui.later();
-    if (event.type !== "drop") return;
-    keep(event);
-    ui.addFiles(filesOf(event.dataTransfer), point(event).latent);
-  });
-  on("paste", (event) => {
-    const files = filesOf(event.clipboardData);
-    const item = readItem(event.clipboardData.getData("text/plain"));
-    if (event.target.closest("input") || (!files.length && !item)) return;
-    keep(event);
-    if (item) pasteItem(ui, item);
+  on("paste", ({ clipboardData, target }) => {
+    const [files, item] = [filesOf(clipboardData), readItem(clipboardData.getData("text/plain"))];
+    if (target.closest("input") || (!files.length && !item)) return false;
+    if (item) ui.insert(item, afterSelected(ui) ?? 0, ui.placeOf(item).count, t("pasted"));
     else ui.addFiles(files, afterSelected(ui));
+    return true;
   });
-  on("copy cut", (event) => {
-    if (!ui.selected || event.target.closest("input")) return;
-    keep(event);
-    event.clipboardData.setData("text/plain", JSON.stringify({ pusa_timeline_item: ui.selected }));
-    if (event.type === "cut") ui.removeItem(ui.selected);
+  on("copy cut", ({ clipboardData, target, type }) => {
+    if (!ui.selected || target.closest("input")) return false;
+    clipboardData.setData("text/plain", JSON.stringify({ pusa_timeline_item: ui.selected }));
+    if (type === "cut") ui.removeItem(ui.selected);
+    return true;
   });
 
   // --- keys
@@ -106,22 +103,21 @@ export function attachHands(ui) {
   on("focusin", ({ target: { item } }) => {
     if (!item || gesture) return;
     if (item !== ui.selected) ui.select(item);
-    const span = ui.spanOf(item);
-    const [left, right] = span ? [ui.edges[span.first], ui.edges[span.last + 1]] : [ui.scroll, ui.scroll];
+    const { first, count } = ui.placeOf(item);
+    const [left, right] = [ui.edges[first], ui.edges[Math.min(ui.latents, first + count)]];
     if (left < ui.scroll || right > ui.scroll + ui.width) ui.scrollTo((left + right - ui.width) / 2);
   });
   on("keydown", (event) => {
-    const { key, target } = event;
+    const { key, target, target: { dataset: { side } } } = event;
     const command = event.ctrlKey || event.metaKey;
-    if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) return event.stopPropagation(); // not for the node
-    if (command || (target.closest("button") && (key === "Enter" || key === " "))) return;
-    const side = target.dataset.side;
+    if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
+    if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
     const action = key === "+" ? () => ui.pick(afterSelected(ui)) : ui.selected && actionOf(ui, event, side);
-    if (!action) return;
-    keep(event);
+    if (!action) return false;
     action();
     const shown = ui.elements.get(ui.selected);
     (side ? shown?.querySelector(`.pt-${side}`) : shown)?.focus({ preventScroll: true });
+    return true;
   });
 }
 
@@ -129,34 +125,20 @@ export function attachHands(ui) {
 function actionOf(ui, { key, altKey }, side) {
   const item = ui.selected;
   const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
-  const latent = ui.spanOf(item)?.first ?? ui.latents;
-  if (way && altKey && key.length > 8) return () => ui.setNoise(item, (noise, i, count) => noise + (STEP * way * i) / Math.max(1, count - 1)); // left, right: tilts
-  if (way && altKey) return () => ui.setNoise(item, (noise) => noise + STEP * way);
-  if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say("The clip cannot be cut there."));
-  if (way) return () => stepTo(ui, item, latent, way);
-  const actions = {
-    Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents - 1),
-    Delete: () => ui.removeItem(item), Backspace: () => ui.removeItem(item),
-    h: () => ui.toggleHold(), Escape: () => ui.select(null),
-  };
+  const isTilt = key === "ArrowLeft" || key === "ArrowRight";
+  if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
+  if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
+  if (way) return () => ui.step(item, way);
+  const remove = () => ui.removeItem(item);
+  const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
   return actions[key];
-}
-
-/** One latent frame on, over what is in the way. */
-function stepTo(ui, item, latent, way) {
-  const [occupied, count] = [ui.occupied(item), ui.countOf(item)];
-  for (let to = latent + way; to >= 0 && to + count <= occupied.length; to += way) {
-    if (occupied.slice(to, to + count).some(Boolean)) continue;
-    item.at = anchored(to, count, ui.length);
-    return ui.changedItem(item, to === latent + way ? "" : "Jumped over what is there. ");
-  }
-  ui.say(`${ui.nameOf(item)} is at the ${way < 0 ? "start" : "end"}.`);
 }
 
 /** The latent frame behind the selected item. */
 function afterSelected(ui) {
-  const span = ui.selected && ui.spanOf(ui.selected);
-  return span ? span.last + 1 : null;
+  if (!ui.selected) return null;
+  const { first, count } = ui.placeOf(ui.selected);
+  return first + count;
 }
 
 function readItem(text) {
@@ -167,39 +149,28 @@ function readItem(text) {
   }
 }
 
-function pasteItem(ui, item) {
-  const count = ui.countOf(item);
-  const free = ui.freeNear(afterSelected(ui) ?? 0, count);
-  if (free == null) return ui.say("There is no room for another one.");
-  ui.selected = { ...item, at: anchored(free, count, ui.length) };
-  ui.items.push(ui.selected);
-  ui.changedItem(ui.selected, "Pasted ");
-  ui.elements.get(ui.selected).focus();
-}
-
 // --- gestures: `move` shows, `end` changes
 
 function ghostAt(first, count, more = "") {
-  const last = first + count - 1;
-  return { first, last, text: describePlace({ frame: STRIDE * first, first, last }) + more };
+  return { first, count, text: `${placeWords({ frame: STRIDE * first, first, count })} ${more}`.trim() };
 }
 
 function moveGesture(ui, item, from) {
-  const [count, span] = [ui.countOf(item), ui.spanOf(item)];
-  const shown = ui.elements.get(item);
-  const [left] = ui.boxOf(item, 0, [span], count);
-  const grip = span && count > 1 ? from.latent - span.first : 0;
+  const { first, count, fits } = ui.placeOf(item);
+  const [left, width] = boxOf(ui, ui.places(), ui.items.indexOf(item));
+  const grip = fits && count > 1 ? from.latent - first : 0;
   let to = null;
   return {
     move(at) {
       if (to == null && Math.abs(at.x - from.x) < THRESHOLD) return;
-      to = ui.freeNear(at.latent - grip, count, item);
+      const wanted = clamp(at.latent - grip, 0, ui.latents - count);
+      to = ui.freeNear(wanted, count, item);
       if (to == null) return;
       item.at = anchored(to, count, ui.length);
-      ui.dragged = { item, box: [left + at.x - from.x, parseFloat(shown.style.width)] };
-      ui.ghost = ghostAt(to, count, to === clamp(at.latent - grip, 0, ui.latents - count) ? "" : " (next free)");
+      ui.dragged = { item, box: [left + at.x - from.x, width] };
+      ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
       const side = at.x - ui.scroll < 16 ? -10 : at.x - ui.scroll > ui.width - 16 ? 10 : 0; // beyond what is visible
-      ui.scroll = clamp(ui.scroll + side, 0, ui.edges[ui.edges.length - 1] - ui.width);
+      ui.scroll = clamp(ui.scroll + side, 0, ui.edges[ui.latents] - ui.width);
     },
     end: () => to != null && ui.changedItem(item),
   };
@@ -211,8 +182,9 @@ function trimGesture(ui, item, atStart, from) {
     move(at) {
       const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
       while (done !== wanted && ui.trim(item, atStart, Math.sign(wanted - done))) done += Math.sign(wanted - done);
-      const { first, last } = ui.spanOf(item);
-      ui.ghost = { first, last, text: `${STRIDE * (last - first) + 1} frames` };
+      const { first, count } = ui.placeOf(item);
+      ui.dragged = { item };
+      ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
     },
     end: () => ui.changedItem(item),
   };
@@ -221,9 +193,8 @@ function trimGesture(ui, item, atStart, from) {
 /** Draws noise: on one latent frame its value, over several a ramp. */
 function noiseGesture(ui, from) {
   const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) / STEP) / Math.round(1 / STEP);
-  const placed = ui.items.map((item) => ({ item, span: ui.spanOf(item) })).filter(({ span }) => span);
-  const before = placed.map(({ item, span }) => ({ item, first: span.first, last: span.last, noise: noiseOf(item, span.last - span.first + 1) }));
-  const owner = before.find(({ first, last }) => first <= from.latent && from.latent <= last)?.item;
+  const before = ui.places().filter(({ fits }) => fits);
+  const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
   if (!owner) return null;
   const start = noiseAt(from);
   let words = "";
@@ -233,8 +204,8 @@ function noiseGesture(ui, from) {
       const [low, high, end] = [Math.min(from.latent, at.latent), Math.max(from.latent, at.latent), noiseAt(at)];
       const value = (latent) => (low === high ? end : mix(start, end, (latent - from.latent) / (at.latent - from.latent)));
       for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => (first + i < low || first + i > high ? old : value(first + i))));
-      words = low === high ? `noise ${end}` : `ramp from ${start} to ${end}`;
-      ui.ghost = { first: low, last: high, text: words };
+      words = noiseWords(low === high ? end : start, end);
+      ui.ghost = { first: low, count: high - low + 1, text: words };
     },
     end() {
       if (!words) this.move(from);
@@ -244,6 +215,6 @@ function noiseGesture(ui, from) {
 }
 
 function overviewGesture(ui) {
-  const whole = ui.edges[ui.edges.length - 1];
+  const whole = ui.edges[ui.latents];
   return { move: (at) => (ui.scroll = clamp(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2, 0, whole - ui.width)) };
 }

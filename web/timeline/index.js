@@ -57,7 +57,7 @@ function inputsOf(node) {
   const wired = (node.inputs ?? []).filter(({ name, link }) => /^images\.image\d+$/.test(name) && link != null);
   return wired.map(({ name, link }) => {
     const origin = node.graph?.getNodeById(linkOf(node, link)?.origin_id);
-    return { number: Number(name.slice(12)), picture: origin?.imgs?.[0]?.src };
+    return { input: Number(name.slice(12)), picture: origin?.imgs?.[0]?.src };
   });
 }
 

@@ -1,6 +1,7 @@
 /** Files: uploads, what is known about them, and small pictures of them. */
 
 import { api } from "../../../scripts/api.js";
+import { t } from "./words.js";
 
 const FOLDER = "pusa"; // in ComfyUI's input folder
 const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i, ANIMATED = /\.(gif|webp|apng)$/i;
@@ -24,7 +25,7 @@ export async function upload(file) {
   body.append("type", "input");
   body.append("subfolder", FOLDER);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (!answer.ok) throw new Error(`${file.name} was not uploaded: ${answer.status} ${answer.statusText}.`);
+  if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
   const { subfolder, name } = await answer.json();
   const saved = subfolder ? `${subfolder}/${name}` : name;
   facts.delete(saved); // there may have been none of that name
@@ -47,10 +48,12 @@ export async function learn(name, ready) {
   return facts.get(name) ?? {};
 }
 
+/** Where a file is served. `name [pusa]` is one of the pack's own samples, `name [output]` in ComfyUI's output folder. */
 function address(name) {
-  const [, subfolder, filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
   const type = name.match(/ \[(\w+)\]$/)?.[1] ?? "input";
-  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`);
+  if (type === "pusa") return new URL(`../samples/${bare(name)}`, import.meta.url).href;
+  const [, subfolder = "", filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
 /** The address of a frame's picture; "" until it is made, and `ready` called. */

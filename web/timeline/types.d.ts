@@ -14,11 +14,15 @@ export interface Item {
   behaviour?: "evolve" | "hold";
 }
 
-/** Latent frames that an item fills, and its pixel frame. */
-export interface Span {
+/** Where an item lies: its latent frames with their noise, and its pixel frame. */
+export interface Place {
+  item: Item;
   first: number;
-  last: number;
+  count: number;
   frame: number;
+  noise: number[];
+  /** whether it lies in the video at all */
+  fits: boolean;
 }
 
 /** (sampler sigma, frame sigma), from 0 to 1, neither falling. */
@@ -47,7 +51,7 @@ export interface View extends Sampling {
   edges: Float64Array;
   frames: (Frame | null)[];
   selected: Item | null;
-  ghost: { first: number; last: number; text: string } | null;
+  ghost: { first: number; count: number; text: string } | null;
 }
 
 /** What the timeline asks of its node. */
@@ -55,7 +59,7 @@ export interface Host {
   length(): number;
   sampling(): Sampling;
   /** connected pictures */
-  inputs(): { number: number; picture?: string }[];
+  inputs(): { input: number; picture?: string }[];
   /** latent frames that connected keyframes give */
   connected(): Map<number, Knots>;
   /** tells the page that the value changed */

@@ -1,75 +1,74 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import {
-  EMPTY, PRESETS, anchored, arrange, clamp, describePlace, fitted, freePlace, latentCount, latentOf, latentsOf, noiseOf, parse, place,
-  serialize, setNoise, taken,
-} from "./format.js";
+import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import * as media from "./media.js";
-/** @import {Frame, Host, Item} from "./types" */
+import { showItem, showItems } from "./shelf.js";
+import { noiseWords, placeWords, t } from "./words.js";
+/** @import {Frame, Host, Item, Place} from "./types" */
 
-const IDLE = "Drag items to their frames. Drag the bars for noise, over several for a ramp. Double-click adds files.";
 const FIRST_TAKE = 13; // frames of a clip that is added
-const WIDEST = 84; // pixels of a picture
 
 /** @returns {HTMLElement} */
-function element(tag, attributes, ...children) {
+export function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
-  for (const name in attributes) made.setAttribute(name, attributes[name]);
+  set(made, attributes);
   made.append(...children);
   return made;
 }
+export const set = (shown, attributes) => Object.entries(attributes).forEach((attribute) => shown.setAttribute(...attribute));
 
-function button(title, onclick, ...children) {
-  return Object.assign(element("button", { type: "button", "aria-label": title }, ...children), { onclick, title });
-}
+const button = (title, onclick, ...children) =>
+  Object.assign(element("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
+const group = (name, label, ...children) => element("div", { class: name, role: "group", "aria-label": label }, ...children);
+const isFilled = (item) => item.media || item.input;
 
 export class Timeline {
   /** @param {Host} host */
   constructor(host) {
     /** @type {Item[]} */
     this.items = [];
-    Object.assign(this, { host, text: EMPTY, error: "", selected: null, ghost: null, scroll: 0, elements: new Map() });
+    Object.assign(this, { host, text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
     this.build();
-    this.sizes = new ResizeObserver(() => this.refresh());
-    this.sizes.observe(this.root);
-    this.colours = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
-    for (const part of [document.documentElement, document.body]) this.colours.observe(part, { attributeFilter: ["class", "style"] });
+    const sizes = new ResizeObserver(() => this.refresh());
+    sizes.observe(this.root);
+    const themes = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
+    for (const part of [document.documentElement, document.body]) themes.observe(part, { attributeFilter: ["class", "style"] });
+    this.observers = [sizes, themes];
   }
 
   dispose() {
-    this.sizes.disconnect();
-    this.colours.disconnect();
+    for (const observer of this.observers) observer.disconnect();
   }
 
   build() {
     this.canvas = element("canvas", { "aria-hidden": true });
-    this.shelf = element("div", { class: "shelf", role: "group", "aria-label": "Pictures and clips" });
-    this.hint = element("div", { class: "hint" }, "Drop pictures and clips here, paste them, or double-click");
-    this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
     this.overview = element("canvas", { class: "pt-overview", "aria-hidden": true });
+    this.shelf = group("shelf", t("items"));
+    this.hint = element("div", { class: "hint" }, t("hint"));
+    this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
     this.status = element("div", { class: "pt-status", role: "status", "aria-live": "polite" });
     this.picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "", hidden: "" });
-    const presets = PRESETS.map((preset) => button(preset.name, () => this.preset(preset), glyph(preset), element("span", {}, preset.name)));
-    this.root = element("div", { class: "pusa-timeline", tabindex: 0, role: "group", "aria-label": "Timeline" },
-      element("div", { class: "presets", role: "group", "aria-label": "Presets" }, ...presets),
-      this.buildSettings(), this.lanes, this.overview, this.status, this.picker);
+    const presets = PRESETS.map((preset) => button(t(preset.name), () => this.preset(preset), glyph(preset), element("span", {}, t(preset.name))));
+    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status, this.picker];
+    this.root = Object.assign(group("pusa-timeline", t("timeline"), ...parts), { tabIndex: 0 });
   }
 
   buildSettings() {
     const number = (name, step, change) => {
-      const input = element("input", { type: "number", min: 0, step, "aria-label": name });
-      input.onchange = () => input.value && this.selected && change(Number(input.value));
-      return input;
+      const input = element("input", { type: "number", min: 0, step, "aria-label": name, title: name });
+      return Object.assign(input, { onchange: () => input.value && this.selected && change(Number(input.value)) });
     };
-    this.at = number("Frame", 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
-    this.noise = number("Noise", 0.05, (noise) => this.setNoise(this.selected, () => noise));
-    this.hold = button("Hold: stays exactly on the picture (H)", () => this.toggleHold(), "Hold");
-    this.remove = button("Remove (Del)", () => this.removeItem(this.selected), "✕");
-    this.fold = button("Fold: makes ordinary frames narrow", () => ((this.host.fold = !this.host.fold), this.refresh()), "Fold");
+    const label = (name, input) => element("label", {}, element("span", {}, name), input);
+    this.at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
+    this.noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
+    this.hold = button(t("holdTip"), () => this.toggleHold(), t("hold"));
+    this.remove = button(t("remove"), () => this.removeItem(this.selected), "✕");
+    this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
     this.chips = element("span", { class: "chips" });
-    return element("div", { class: "settings" }, button("Add pictures or clips (+)", () => this.pick(), "+ Add"), this.chips, this.fold,
-      element("span", { class: "space" }), element("label", {}, "Frame", this.at), element("label", {}, "Noise", this.noise), this.hold, this.remove);
+    const left = [button(t("addTip"), () => this.pick(), `+ ${t("add")}`), this.chips, this.fold];
+    const right = [label(t("frame"), this.at), label(t("noise"), this.noise), this.hold, this.remove];
+    return element("div", { class: "settings" }, ...left, element("span", { class: "space" }), ...right);
   }
 
   // --- value
@@ -77,27 +76,27 @@ export class Timeline {
   setValue(text) {
     const index = this.items.indexOf(this.selected);
     this.text = text ?? "";
-    Object.assign(this, parse(this.text));
+    this.items = parse(this.text) ?? [];
     this.selected = this.items[index] ?? null;
     this.refresh();
   }
 
   /** Ends a gesture: what changed becomes the value, in the order of time. */
   changed(words) {
-    const place = (item) => this.spanOf(item)?.first ?? Infinity;
-    this.items.sort((a, b) => place(a) - place(b) || 0);
+    const order = ({ fits, first }) => (fits ? first : Infinity);
+    const places = this.places().sort((a, b) => order(a) - order(b) || 0);
+    this.items = places.map(({ item }) => item);
+    const text = serialize(this.items);
+    const isNew = text !== this.text;
+    this.text = text;
     this.refresh();
     this.say(words);
-    const text = serialize(this.items);
-    if (text === this.text) return;
-    this.text = text;
-    this.error = "";
-    this.host.commit();
+    if (isNew) this.host.commit();
   }
 
   /** Ends a gesture on one item. */
-  changedItem(item, words = "") {
-    this.changed(`${words}${this.nameOf(item)}: ${this.describe(item)}`);
+  changedItem(item, words) {
+    this.changed([words, `${this.nameOf(item)}: ${this.describe(item)}`].filter(Boolean).join(" "));
   }
 
   say(words, isError = false) {
@@ -113,14 +112,15 @@ export class Timeline {
   get latents() {
     return latentsOf(this.length);
   }
-  spanOf(item) {
+  /** @returns {Place} */
+  placeOf(item) {
     return place(item, this.length, media.totalOf(item));
   }
-  countOf(item) {
-    return latentCount(item, media.totalOf(item));
+  places() {
+    return this.items.map((item) => this.placeOf(item));
   }
   nameOf(item) {
-    return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : "empty place";
+    return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
   }
   isClip(item) {
     return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
@@ -129,10 +129,7 @@ export class Timeline {
   /** Which latent frames are filled, but for those of one item. */
   occupied(without) {
     const filled = Array(this.latents).fill(false);
-    for (const item of this.items) {
-      const span = item !== without && this.spanOf(item);
-      if (span) filled.fill(true, span.first, span.last + 1);
-    }
+    for (const { item, fits, first, count } of this.places()) if (fits && item !== without) filled.fill(true, first, first + count);
     return filled;
   }
 
@@ -142,19 +139,29 @@ export class Timeline {
 
   /** Moves an item to a latent frame, or the nearest free one. */
   moveTo(item, latent) {
-    const count = this.countOf(item);
-    const free = this.freeNear(latent, count, item);
-    if (free == null) return this.say(`There is no room for ${this.nameOf(item)}.`);
-    item.at = anchored(free, count, this.length);
-    this.changedItem(item, free === clamp(latent, 0, this.latents - count) ? "" : `Latent ${latent} is taken. `);
+    const { count } = this.placeOf(item);
+    this.settle(item, this.freeNear(latent, count, item), clamp(latent, 0, this.latents - count));
+  }
+
+  /** One latent frame on, over what is in the way. */
+  step(item, way) {
+    const { first, count } = this.placeOf(item);
+    const free = freePlace(this.occupied(item), first + way, count, [way]);
+    if (free == null) this.say(t(way < 0 ? "atStart" : "atEnd", { name: this.nameOf(item) }));
+    else this.settle(item, free, first + way);
+  }
+
+  settle(item, free, wanted) {
+    if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
+    item.at = anchored(free, this.placeOf(item).count, this.length);
+    this.changedItem(item, free !== wanted && t("taken", { latent: wanted }));
   }
 
   describe(item) {
-    const span = this.spanOf(item);
-    if (!span) return "outside the video";
-    const noise = noiseOf(item, span.last - span.first + 1);
-    const spread = [...new Set([noise[0], noise[noise.length - 1]])].join(" to ");
-    return `${describePlace(span)}, noise ${spread}${item.behaviour === "hold" ? ", hold" : ""}`;
+    const at = this.placeOf(item);
+    if (!at.fits) return t("outside");
+    const noise = noiseWords(at.noise[0], at.noise[at.count - 1]);
+    return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
   }
 
   select(item) {
@@ -167,26 +174,32 @@ export class Timeline {
   async add(source, latent = null) {
     const { error } = source.media ? await media.learn(source.media) : {};
     if (error) return this.say(error, true);
-    const isHere = (span) => latent == null || (span && span.first <= latent && latent <= span.last);
-    let item = this.items.find((other) => !other.media && !other.input && isHere(this.spanOf(other)));
-    if (item) Object.assign(item, fitted(item, this.isClip(source)), source);
-    else if ((item = this.newItem(source, latent ?? 0))) this.items.push(item);
-    else return this.say(`There is no room for ${this.nameOf(source)}: make the video longer, or remove something.`, true);
-    this.selected = item;
-    this.changedItem(item, "Added ");
+    const isHere = ({ fits, first, count }) => latent == null || (fits && first <= latent && latent < first + count);
+    const empty = this.places().find((at) => !isFilled(at.item) && isHere(at));
+    if (!empty) return this.addNew(source, latent ?? 0);
+    this.selected = Object.assign(empty.item, fitted(empty.item, this.isClip(source)), source);
+    this.changedItem(empty.item, t("added"));
   }
 
-  newItem(source, latent) {
+  addNew(source, latent) {
     const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
     const most = 4 * Math.max(0, this.latents - 2) + 1; // so that something is left to be made
     const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
-    const count = latentsOf(frames);
+    const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
+    this.insert(source, latent, latentsOf(frames), t("added"), (free, at) => {
+      if (total === 1) return { noise: free === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
+      return { take: free === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
+    });
+  }
+
+  /** Puts a new item on the nearest free place; `settings` makes what depends on it. */
+  insert(item, latent, count, words, settings = () => ({})) {
     const free = this.freeNear(latent, count);
-    if (free == null) return null;
+    if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
     const at = anchored(free, count, this.length);
-    if (total === 1) return { at, ...source, noise: free === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
-    const take = free === 0 ? [total - frames, total] : [0, frames]; // at the start it is gone on from
-    return { at, ...source, take, noise: frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3 };
+    this.selected = { ...item, at, ...settings(free, at) };
+    this.items.push(this.selected);
+    this.changedItem(this.selected, words);
   }
 
   removeItem(item) {
@@ -194,30 +207,30 @@ export class Timeline {
     if (index < 0) return;
     this.items.splice(index, 1);
     this.selected = this.items[Math.min(index, this.items.length - 1)] ?? null;
-    this.changed(`Removed ${this.nameOf(item)}.`);
+    this.changed(t("removed", { name: this.nameOf(item) }));
     (this.elements.get(this.selected) ?? this.root).focus();
   }
 
   /** Sets an item's noise: `change` gets a latent frame's value, its position and their number. */
   setNoise(item, change) {
-    const count = this.countOf(item);
-    setNoise(item, noiseOf(item, count).map((noise, i) => change(noise, i, count)));
+    const { noise, count } = this.placeOf(item);
+    setNoise(item, noise.map((value, i) => change(value, i, count)));
     this.changedItem(item);
   }
 
   /** Takes more latent frames of a clip, or fewer, at its start or end. @returns {boolean} whether that can be */
   trim(item, atStart, more) {
-    const [total, span] = [media.totalOf(item) ?? Infinity, this.spanOf(item)];
-    const frames = item.take && taken(item, media.totalOf(item));
-    if (!span || !frames) return false;
-    const take = [frames[0] - (atStart ? 4 * more : 0), frames[1] + (atStart ? 0 : 4 * more)];
-    const [first, count] = [span.first - (atStart ? more : 0), span.last - span.first + 1 + more];
-    if (take[0] < 0 || take[1] > total || count < 1 || first < 0 || first + count > this.latents) return false;
-    if (this.occupied(item).slice(first, first + count).some(Boolean)) return false;
-    const noise = noiseOf(item, count - more);
-    const kept = Array.from({ length: count }, (_, i) => noise[clamp(atStart ? i - more : i, 0, noise.length - 1)]);
+    const [at, total] = [this.placeOf(item), media.totalOf(item)];
+    const frames = item.take && taken(item, total);
+    if (!at.fits || !frames) return false;
+    const [before, after] = atStart ? [more, 0] : [0, more];
+    const take = [frames[0] - 4 * before, frames[1] + 4 * after];
+    const [first, count] = [at.first - before, at.count + more];
+    if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
+    if (freePlace(this.occupied(item), first, count, [0]) == null) return false;
+    const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
     Object.assign(item, { at: anchored(first, count, this.length), take });
-    setNoise(item, kept);
+    setNoise(item, noise);
     return true;
   }
 
@@ -229,8 +242,7 @@ export class Timeline {
   preset(preset) {
     this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
     this.selected = this.items[0];
-    const empty = this.items.filter((item) => !item.media && !item.input).length;
-    this.changed(`${preset.name}: ${empty ? "drop a file on each empty place" : "places and noise are set"}.`);
+    this.changed(t(this.items.every(isFilled) ? "arranged" : "arrangedEmpty", { preset: t(preset.name) }));
   }
 
   pick(latent = null) {
@@ -241,7 +253,7 @@ export class Timeline {
 
   async addFiles(files, latent = null) {
     for (const file of files) {
-      this.say(`Uploading ${file.name} ...`);
+      this.say(t("uploading", { name: file.name }));
       await media.upload(file).then((name) => this.add({ media: name }, latent)).catch((error) => this.say(error.message, true));
     }
   }
@@ -255,16 +267,17 @@ export class Timeline {
     this.sampling = this.host.sampling();
     this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
     this.edges = layout(this.frames(), this.width, this.host.fold);
-    this.overview.hidden = this.edges[this.edges.length - 1] <= this.width + 1;
+    this.overview.hidden = this.edges[this.latents] <= this.width + 1;
     this.showSettings();
     this.scrollTo(this.scroll);
+    showItems(this);
     for (const { media: name } of this.items) if (name) media.learn(name, () => this.refresh());
-    if (this.error) this.say(this.error, true);
-    else if (!this.selected) this.say(IDLE);
+    if (!parse(this.text)) this.say(t("unreadable"), true);
+    else if (!this.selected) this.say(t("idle"));
   }
 
   scrollTo(x) {
-    this.scroll = clamp(x, 0, Math.max(0, this.edges[this.edges.length - 1] - this.width));
+    this.scroll = clamp(x, 0, Math.max(0, this.edges[this.latents] - this.width));
     this.redraw();
   }
 
@@ -272,12 +285,10 @@ export class Timeline {
   frames() {
     const frames = Array(this.latents).fill(null);
     for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
-    for (const item of this.items) {
-      const span = this.spanOf(item);
-      if (!span) continue;
-      noiseOf(item, span.last - span.first + 1).forEach((noise, i) => {
-        frames[span.first + i] = { knots: [[0, 0], [1, noise]], hold: item.behaviour === "hold", item };
-      });
+    for (const { item, fits, first, noise } of this.places()) {
+      if (!fits) continue;
+      const hold = item.behaviour === "hold";
+      noise.forEach((value, i) => (frames[first + i] = { knots: [[0, 0], [1, value]], hold, item }));
     }
     return frames;
   }
@@ -287,116 +298,38 @@ export class Timeline {
     this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
   }
 
+  /** Draws what a gesture changes: the canvases, and the item that is dragged. */
   redraw() {
     if (!this.edges) return;
-    const view = { ...this, ...this.sampling, frames: this.frames() };
-    draw(this.canvas, view, this.theme);
-    if (!this.overview.hidden) drawOverview(this.overview, view, this.theme);
-    this.showItems();
+    const { width, scroll, edges, selected, ghost, dragged } = this;
+    const view = { width, scroll, edges, selected, ghost, ...this.sampling, ...this.theme, frames: this.frames() };
+    draw(this.canvas, view);
+    if (!this.overview.hidden) drawOverview(this.overview, view);
+    this.shelf.style.transform = `translateX(${-scroll}px)`;
+    if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
   }
 
   showSettings() {
     const item = this.selected;
     for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
-    this.at.value = item ? (this.spanOf(item)?.frame ?? item.at) : "";
+    this.at.value = item ? this.placeOf(item).frame : "";
     this.noise.value = item ? noiseOf(item, 1)[0] : "";
     this.hold.setAttribute("aria-pressed", item?.behaviour === "hold");
     this.fold.setAttribute("aria-pressed", this.host.fold);
-    const free = this.host.inputs().filter(({ number }) => !this.items.some((other) => other.input === number));
-    this.chips.replaceChildren(...free.map(({ number }) => button(`Add image${number}`, () => this.add({ input: number }), `+ image${number}`)));
+    const free = this.host.inputs().filter(({ input }) => !this.items.some((item) => item.input === input));
+    const chip = (input, name) => button(t("addInput", { name }), () => this.add({ input }), `+ ${name}`);
+    this.chips.replaceChildren(...free.map(({ input }) => chip(input, this.nameOf({ input }))));
     this.hint.hidden = this.items.length > 0;
   }
-
-  showItems() {
-    this.shelf.style.transform = `translateX(${-this.scroll}px)`;
-    for (const [item, shown] of this.elements) if (!this.items.includes(item)) shown.remove(), this.elements.delete(item);
-    const spans = this.items.map((item) => this.spanOf(item));
-    this.items.forEach((item, index) => {
-      if (!this.elements.has(item)) this.elements.set(item, buildItem(item));
-      const shown = this.elements.get(item);
-      this.showItem(shown, item, index, spans);
-      if (this.shelf.children[index] === shown) return;
-      const focused = document.activeElement; // moving an element takes its focus away
-      this.shelf.insertBefore(shown, this.shelf.children[index] ?? null);
-      if (shown.contains(focused)) focused.focus({ preventScroll: true });
-    });
-  }
-
-  showItem(shown, item, index, spans) {
-    const span = spans[index];
-    const count = span ? span.last - span.first + 1 : this.countOf(item);
-    const [left, width] = this.boxOf(item, index, spans, count);
-    const dragged = this.dragged?.item === item;
-    const pictures = this.picturesOf(item, width);
-    const key = [left, width, index, item === this.selected, dragged, this.length, JSON.stringify(item), pictures].join("|");
-    if (shown.key === key) return;
-    shown.key = key;
-    shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
-    const states = { selected: item === this.selected, clip: count > 1, outside: !span, empty: !item.media && !item.input, dragged, ended: item.at < 0 };
-    for (const name in states) shown.classList.toggle(name, states[name]);
-    shown.children[1].textContent = index + 1;
-    if (shown.pictures !== String(pictures)) shown.children[0].replaceChildren(...pictures.map((url) => tile(url, item.media || item.input ? this.nameOf(item) : "drop")));
-    shown.pictures = String(pictures);
-    this.describeTo(shown, item, index, span, count);
-  }
-
-  describeTo(shown, item, index, span, count) {
-    const name = `${index + 1}: ${this.nameOf(item)}`;
-    const words = { title: `${name}, ${this.describe(item)}`, "aria-label": name, "aria-valuemax": this.length - 1, "aria-valuenow": span?.frame ?? item.at, "aria-valuetext": this.describe(item) };
-    for (const word in words) shown.setAttribute(word, words[word]);
-    for (const part of shown.querySelectorAll(".pt-handle")) {
-      part.hidden = !item.take || !span;
-      part.setAttribute("aria-label", `${part.dataset.side} of ${name}`);
-      part.setAttribute("aria-valuenow", 4 * count - 3);
-      part.setAttribute("aria-valuetext", `${4 * count - 3} frames`);
-    }
-  }
-
-  /** Left edge and width of an item. A clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
-  boxOf(item, index, spans, count) {
-    if (this.dragged?.item === item) return this.dragged.box;
-    const end = this.edges.length - 1;
-    const first = spans[index]?.first ?? Math.max(0, end - count);
-    const [left, right] = [this.edges[first], this.edges[Math.min(end, first + count)]];
-    if (count > 1) return [left + 1, right - left - 2];
-    const [centre, own] = [(left + right) / 2, right - left];
-    const before = spans[index - 1] ? left - this.edges[spans[index - 1].last + 1] : Infinity;
-    const after = spans[index + 1] ? this.edges[spans[index + 1].first] - right : Infinity;
-    const width = Math.max(own - 2, Math.min(own + Math.min(before, after) - 2, WIDEST));
-    return [clamp(centre - width / 2, 0, this.edges[end] - width), width];
-  }
-
-  /** Addresses of the pictures that an item shows; "" while there is none. */
-  picturesOf(item, width) {
-    if (!item.media) return [this.host.inputs().find(({ number }) => number === item.input)?.picture ?? ""];
-    const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
-    const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
-    return frames.map((frame) => media.thumb(item.media, frame, () => this.refresh()));
-  }
-}
-
-function buildItem(item) {
-  const handle = (side) => Object.assign(element("span", { class: `pt-handle pt-${side}`, role: "slider", tabindex: 0, "data-side": side }), { item });
-  const shown = element("div", { class: "pt-item", role: "slider", tabindex: 0, "aria-valuemin": 0 },
-    element("span", { class: "film" }), element("span", { class: "tag" }), element("span", { class: "tag anchor", title: "Stays at the end" }, "⇥"), handle("start"), handle("end"));
-  return Object.assign(shown, { item });
-}
-
-function tile(url, name) {
-  const made = element("span", {}, url ? "" : name);
-  if (url) made.style.backgroundImage = `url("${url}")`;
-  return made;
 }
 
 /** A preset in small: where it has pictures. */
 function glyph({ slots }) {
   const bars = slots.map(({ at, take }) => {
-    const width = take ? 7 : 3;
-    return `<rect x="${at === 0 ? 0 : at === "middle" ? 8.5 : 20 - width}" width="${width}" height="8" rx="1"/>`;
+    const width = take ? 6 : 3;
+    return element("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
   });
-  const made = element("template");
-  made.innerHTML = `<svg viewBox="0 0 20 8" width="16" height="7" aria-hidden="true"><rect width="20" height="8" rx="1" opacity=".25"/>${bars.join("")}</svg>`;
-  return made.content.firstChild;
+  return element("i", { class: "glyph", "aria-hidden": true }, ...bars);
 }
 
 /** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */

@@ -1,0 +1,86 @@
+/** The items' elements: where they lie, what they show, and what a screen reader says of them. */
+
+import { clamp, taken } from "./format.js";
+import * as media from "./media.js";
+import { element, set } from "./view.js";
+import { t } from "./words.js";
+/** @import {Item, Place} from "./types" */
+/** @import {Timeline} from "./view.js" */
+
+const WIDEST = 84; // pixels of a picture
+
+/** @param {Timeline} ui */
+export function showItems(ui) {
+  for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
+  const places = ui.places();
+  places.forEach(({ item }, index) => {
+    if (!ui.elements.has(item)) ui.elements.set(item, build(item));
+    showItem(ui, places, index);
+    putAt(ui.shelf, ui.elements.get(item), index);
+  });
+}
+
+function putAt(shelf, shown, index) {
+  if (shelf.children[index] === shown) return;
+  const focused = document.activeElement; // moving an element takes its focus away
+  shelf.insertBefore(shown, shelf.children[index] ?? null);
+  if (shown.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+/** @param {Timeline} ui @param {Place[]} places */
+export function showItem(ui, places, index) {
+  const { item, count, fits } = places[index];
+  const shown = ui.elements.get(item);
+  const dragged = ui.dragged?.item === item && ui.dragged.box;
+  const [left, width] = dragged || boxOf(ui, places, index);
+  shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
+  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !item.media && !item.input, dragged, ended: item.at < 0 };
+  for (const name in states) shown.classList.toggle(name, Boolean(states[name]));
+  const pictures = picturesOf(ui, item, width);
+  if (shown.pictures !== String(pictures)) shown.children[0].replaceChildren(...pictures.map((url) => tile(url, states.empty ? t("drop") : ui.nameOf(item))));
+  shown.pictures = String(pictures);
+  if (shown.children[1].textContent !== String(index + 1)) shown.children[1].textContent = index + 1;
+  describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
+}
+
+function describe(ui, shown, { item, frame, fits, count }, name) {
+  const words = ui.describe(item);
+  set(shown, { title: `${name}, ${words}`, "aria-label": name, "aria-valuemax": ui.length - 1, "aria-valuenow": frame, "aria-valuetext": words });
+  for (const [side, part] of [["startOf", shown.children[3]], ["endOf", shown.children[4]]]) {
+    part.hidden = !item.take || !fits;
+    set(part, { "aria-label": t(side, { name }), "aria-valuenow": 4 * count - 3, "aria-valuetext": t("frames", { count: 4 * count - 3 }) });
+  }
+}
+
+/** Left edge and width of an item. A clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
+export function boxOf({ edges }, places, index) {
+  const { first, count } = places[index];
+  const end = edges.length - 1;
+  const [left, right] = [edges[first], edges[Math.min(end, first + count)]];
+  if (count > 1) return [left + 1, right - left - 2];
+  const [before, after] = [places[index - 1], places[index + 1]];
+  const room = Math.min(before ? left - edges[before.first + before.count] : Infinity, after ? edges[after.first] - right : Infinity);
+  const width = Math.max(right - left - 2, Math.min(right - left + room - 2, WIDEST));
+  return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
+}
+
+/** Addresses of the pictures that an item shows; "" while there is none. */
+function picturesOf(ui, item, width) {
+  if (!item.media) return [ui.host.inputs().find(({ input }) => input === item.input)?.picture ?? ""];
+  const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
+  const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
+  return frames.map((frame) => media.thumb(item.media, frame, () => ui.refresh()));
+}
+
+function build(item) {
+  const handle = (side) => Object.assign(element("span", { class: `pt-handle pt-${side}`, role: "slider", tabindex: 0, "data-side": side }), { item });
+  const shown = element("div", { class: "pt-item", role: "slider", tabindex: 0, "aria-valuemin": 0 },
+    element("span", { class: "film" }), element("span", { class: "tag" }), element("span", { class: "tag anchor", title: t("staysAtEnd") }, "⇥"), handle("start"), handle("end"));
+  return Object.assign(shown, { item });
+}
+
+function tile(url, name) {
+  const made = element("span", {}, url ? "" : name);
+  if (url) made.style.backgroundImage = `url("${url}")`;
+  return made;
+}
