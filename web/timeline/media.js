@@ -47,10 +47,12 @@ export async function learn(name, ready) {
   return facts.get(name) ?? {};
 }
 
+/** Where a file is served. `name [pusa]` is one of the pack's own samples, `name [output]` in ComfyUI's output folder. */
 function address(name) {
-  const [, subfolder, filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
   const type = name.match(/ \[(\w+)\]$/)?.[1] ?? "input";
-  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`);
+  if (type === "pusa") return new URL(`../samples/${bare(name)}`, import.meta.url).href;
+  const [, subfolder = "", filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
 /** The address of a frame's picture; "" until it is made, and `ready` called. */
