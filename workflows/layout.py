@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]  # x, y below the title bar, width, height
 
-TITLE, GAP, AISLE, LANE = 30, 30, 60, 110  # title bar; between nodes; between columns; for links above everything
-WINDOW = (1480, 860)  # pixels that a graph has to fit into when it opens
-PREVIEW = 320  # that a sampler grows by
+# Title bar; between nodes; between columns, and after the first, where a link goes down; for links above everything.
+TITLE, GAP, AISLE, FIRST_AISLE, LANE = 30, 26, 60, 90, 110
+# What a window of 1600 x 1000 leaves between the page's own bars: left, top, width, height.
+WINDOW = (75, 105, 1505, 870)
 
 # Columns from left to right: their width. A timeline or the keyframe nodes lie under "loras" and "prompts".
-COLUMNS = {"models": 300, "loras": 320, "prompts": 320, "schedule": 340, "settings": 250, "sampling": 290, "output": 400}
+COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settings": 225, "sampling": 256, "output": 330}
+WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
     "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow CLIPLoader",
@@ -35,20 +37,21 @@ HEIGHTS = {
     "CLIPTextEncode": 130,
     "PusaDemoPrompt": 130,
     "PusaTimeline": 580,
-    "LoadImage": 280,
+    "LoadImage": 322,
     "PusaSchedule": 620,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }
-SAMPLERS = ("PusaKSampler", "SamplerCustomAdvanced")
-WIDTHS = {"VAEDecode": 150, "ImageScaleBy": 200, "CreateVideo": 190}  # those side by side
+PADDING, BADGE = 8, 32  # of the newer renderer: of every node, and for the pack's name below its nodes
+NARROW = 225  # the least width in the newer renderer
 
 
 def height_of(node: Node) -> int:
-    """The least height that the page gives a node: rows of sockets, then widgets."""
+    """The least height that the page's newer renderer gives a node: rows of sockets, then widgets."""
     rows = max(len(node.sockets), len(node.definition["outputs"]))
     count = len(node.widgets) + sum("then" in node.definition["inputs"][name] for name in node.widgets)
-    return max(HEIGHTS.get(node.kind, 0), 6 + 20 * rows + (24 * count + 8 if count else 0))
+    badge = BADGE if node.kind.startswith("Pusa") else 0
+    return HEIGHTS.get(node.kind, 6 + 20 * rows + (24 * count + 8 if count else 0) + PADDING + badge)
 
 
 def layout(workflow: Workflow) -> dict[int, Box]:
@@ -67,20 +70,21 @@ class _Sheet:
     def __init__(self, workflow: Workflow):
         self.boxes: dict[int, Box] = {}
         self.nodes = list(workflow.nodes)
-        self.x = _lefts({place_of(node.kind) for node in self.nodes})
+        self.columns = COLUMNS if self.of("PusaTimeline") else COLUMNS | WITHOUT_TIMELINE
+        self.x = _lefts({place_of(node.kind) for node in self.nodes}, self.columns)
 
     def of(self, *kinds: str) -> list[Node]:
         return [node for node in self.nodes if node.kind in kinds]
 
-    def stack(self, nodes: list[Node], x: int, y: int, width: int, gap: int = GAP) -> int:
+    def stack(self, nodes: list[Node], x: int, y: int, width: int) -> int:
         """Puts nodes below each other; the height where the next would go, if it had no title."""
         for node in nodes:
             self.boxes[node.id] = (x, y, width, height_of(node))
-            y += height_of(node) + gap + TITLE
+            y += height_of(node) + GAP + TITLE
         return y
 
-    def column(self, nodes: list[Node], name: str, y: int, gap: int = GAP) -> int:
-        return self.stack(nodes, self.x.get(name, 0), y, COLUMNS[name], gap)
+    def column(self, nodes: list[Node], name: str, y: int) -> int:
+        return self.stack(nodes, self.x.get(name, 0), y, self.columns[name])
 
     def models(self) -> None:
         """Loaders, LoRAs and texts. The LoRA that goes to the sampler is next to it where that takes two models."""
@@ -94,7 +98,8 @@ class _Sheet:
         vae = "schedule" if self.of("PusaSchedule") else "models"
         self.column(self.of("VAELoader"), vae, 0)
         self.column(self.of("CLIPLoader"), "loras", max(ends))
-        self.column(self.of(*PLACES["prompts"].split()), "prompts", max(ends) if behind else LANE + AISLE)
+        beside = LANE + 2 * AISLE if self.of("CFGGuider") else LANE + AISLE
+        self.column(self.of(*PLACES["prompts"].split()), "prompts", max(ends) if behind else beside)
 
     def bottom(self) -> int:
         return max(y + height for _, y, _, height in self.boxes.values())
@@ -113,30 +118,29 @@ class _Sheet:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
         self.column(self.of("PusaApplySchedule"), "settings", LANE)
         self.column(self.of("RandomNoise", "KSamplerSelect", "PusaSigmas"), "settings", 2 * LANE + 400)
-        self.column(self.of("PusaKSampler", "CFGGuider"), "sampling", LANE)
+        self.column(self.of("PusaKSampler"), "sampling", LANE)
+        self.column(self.of("CFGGuider"), "sampling", LANE + AISLE + GAP)
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
 
     def output(self) -> None:
-        """From left to right, and the saved video with its player below."""
-        x, y = self.x["output"], 0
-        *steps, save = self.of(*PLACES["output"].split())
-        for node in steps:
-            self.stack([node], x, y, WIDTHS[node.kind])
-            x += WIDTHS[node.kind] + GAP
-        self.column([save], "output", max(height_of(node) for node in steps) + AISLE + TITLE)
+        x = self.x["output"]
+        for node in self.of(*PLACES["output"].split()):
+            width = COLUMNS["output"] if node.kind == "SaveVideo" else NARROW
+            self.stack([node], x, 0, width)
+            x += width + GAP
 
 
 def place_of(kind: str) -> str:
     return next(place for place, kinds in PLACES.items() if kind in kinds.split())
 
 
-def _lefts(places: set[str]) -> dict[str, int]:
+def _lefts(places: set[str], columns: dict[str, int]) -> dict[str, int]:
     """Where the columns that are used begin."""
     x, lefts = 0, {}
-    for name, width in COLUMNS.items():
+    for name, width in columns.items():
         if name in places or name == "loras":
             lefts[name] = x
-            x += width + AISLE
+            x += width + (FIRST_AISLE if name == "models" else AISLE)
     return lefts
 
 
@@ -151,5 +155,6 @@ def note_box(boxes: dict[int, Box]) -> Box:
 def view(boxes: dict[int, Box]) -> dict[str, Any]:
     """Scale and offset with which the page opens: all of the graph."""
     right, bottom = (max(box[i] + box[i + 2] for box in boxes.values()) for i in (0, 1))
-    scale = round(min(1.0, WINDOW[0] / right, WINDOW[1] / (bottom + TITLE)), 2)
-    return {"scale": scale, "offset": [round(80 / scale), round(70 / scale) + TITLE]}
+    left, top, width, height = WINDOW
+    scale = int(100 * min(1.0, width / right, height / (bottom + TITLE))) / 100
+    return {"scale": scale, "offset": [round(left / scale), round(top / scale) + TITLE]}
