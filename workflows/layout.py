@@ -117,7 +117,7 @@ class _Sheet:
     def sampling(self) -> None:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
         self.column(self.of("PusaApplySchedule"), "settings", LANE)
-        self.column(self.of("RandomNoise", "KSamplerSelect", "PusaSigmas"), "settings", 2 * LANE + 400)
+        self.column(self.of("RandomNoise", "KSamplerSelect", "PusaSigmas"), "settings", 2 * LANE + 470)
         self.column(self.of("PusaKSampler"), "sampling", LANE)
         self.column(self.of("CFGGuider"), "sampling", LANE + AISLE + GAP)
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
