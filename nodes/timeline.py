@@ -16,7 +16,7 @@ from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
 from ..pusa_core.media import media_length, read_media
-from ..pusa_core.messages import fault, say
+from ..pusa_core.messages import fault, mark, say
 from ..pusa_core.resize import fit_images
 from ..pusa_core.timeline import (
     MOST_INPUTS,
@@ -31,6 +31,7 @@ from .schedule import LARGEST, plan_inputs, plan_outputs, plan_video, size_input
 from .server import running_server
 from .types import CATEGORY, check_wires, search_aliases
 
+SAMPLE, SAMPLES = " [pusa]", Path(__file__).resolve().parents[1] / "web" / "samples"
 EMPTY = '{"version":1,"items":[]}'
 # ComfyUI 0.8's page shows no socket of none, and its server demands none of those that are shown
 SHOWN_INPUTS = int(Version(comfyui_version) < Version("0.9"))
@@ -38,18 +39,22 @@ INPUTS = [f"image{number}" for number in range(1, MOST_INPUTS + 1)]
 
 
 def media_path(name: str) -> Path:
-    """A file of ComfyUI's input folder ("a.png", "folder/a.png"), or of another of its own ("a.png [output]").
+    """A file of ComfyUI's input folder ("a.png", "folder/a.png"), of another of its own ("a.png [output]"), or a sample
+    that comes with the pack ("boat.mp4 [pusa]").
 
     Raises:
         ValueError: there is no such file in that folder.
     """
-    name, folder = folder_paths.annotated_filepath(name)
-    folder = os.path.abspath(folder or folder_paths.get_input_directory())
+    if name.endswith(SAMPLE):
+        name, folder = name.removesuffix(SAMPLE), str(SAMPLES)
+        missing = mark('the file "{name}" is not among the pack\'s samples: choose another.')
+    else:
+        name, named_folder = folder_paths.annotated_filepath(name)
+        folder = os.path.abspath(named_folder or folder_paths.get_input_directory())
+        missing = mark('the file "{name}" is not in ComfyUI\'s {folder} folder: add it again.')
     path = Path(os.path.abspath(os.path.join(folder, name)))
     if not path.is_relative_to(folder) or not path.is_file():
-        raise fault(
-            'the file "{name}" is not in ComfyUI\'s {folder} folder: add it again.', name=name[:80], folder=Path(folder).name
-        )
+        raise fault(missing, name=name[:80], folder=Path(folder).name)
     return path
 
 

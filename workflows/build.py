@@ -1,4 +1,4 @@
-"""Writes the shared workflows: NAME.json to drag into ComfyUI, api/NAME.json to post to a server.
+"""Writes the shared workflows: TITLE.json to drag into ComfyUI, api/NAME.json to post to a server.
 
     python workflows/build.py            write both forms of every workflow
     python workflows/build.py --check    write nothing; fail when a file is not what would be written
@@ -24,7 +24,7 @@ def files() -> dict[Path, str]:
     """Everything that this program writes."""
     result = {}
     for workflow in workflows():
-        result[HERE / f"{workflow.name}.json"] = as_json(page_workflow(workflow))
+        result[HERE / f"{workflow.title}.json"] = as_json(page_workflow(workflow))
         result[HERE / "api" / f"{workflow.name}.json"] = as_json(workflow.prompt())
     return result
 

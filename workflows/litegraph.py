@@ -1,14 +1,13 @@
 """A workflow, described once as a prompt (nodes, values, wires), as the two files that ComfyUI knows.
 
 What the page needs beyond the prompt (which inputs are sockets, in which order widgets come) is in
-definitions/nodes.json, a part of ComfyUI's /object_info; where nodes go is computed here.
+definitions/nodes.json, a part of ComfyUI's /object_info; where nodes go is computed in layout.py.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -16,13 +15,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layout import KINDS, Box, layout, note_box, view
+
 HERE = Path(__file__).resolve().parent
 DEFINITIONS = HERE / "definitions" / "nodes.json"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+GROWING = "COMFY_AUTOGROW_V3"
 PACK = {"cnr_id": "comfyui-pusa", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.8.0"}
 # What newer ComfyUIs have in place of an input of the definitions; older ones leave it unread.
 NEWER_INPUTS = {"SaveVideo": {"format.codec": "auto"}}
+COLOURS = {"Prompt": {"color": "#232", "bgcolor": "#353"}, "Negative prompt": {"color": "#322", "bgcolor": "#533"}}
+# What the app calls the inputs that it shows.
+LABELS = {
+    "timeline": "Pictures and clips",
+    "text": "Prompt",
+    "length": "Frames",
+    "seed": "Seed",
+    "noise_seed": "Seed",
+    "steps": "Steps",
+}
 
 
 # --- a workflow as a prompt ------------------------------------------------------------------------------------------
@@ -52,7 +64,6 @@ class Node:
     kind: str
     inputs: dict[str, Any]
     title: str
-    row: int
     definition: dict[str, Any]
 
     def __getitem__(self, output: str) -> Wire:
@@ -60,11 +71,24 @@ class Node:
 
     @property
     def sockets(self) -> list[str]:
-        return [name for name, given in self.definition["inputs"].items() if given["type"] not in WIDGETS]
+        named = ((name, given) for name, given in self.definition["inputs"].items() if given["type"] not in WIDGETS)
+        return [socket for name, given in named for socket in self._grown(name, given)]
 
     @property
     def widgets(self) -> list[str]:
         return [name for name, given in self.definition["inputs"].items() if given["type"] in WIDGETS]
+
+    def _grown(self, name: str, given: dict[str, Any]) -> list[str]:
+        """A growing input has a free socket after its connected ones, in the page as in its files."""
+        if given["type"] != GROWING:
+            return [name]
+        connected = sum(key.startswith(f"{name}.") for key in self.inputs)
+        return [f"{name}.{one}" for one in given["names"][: connected + 1]]
+
+    def about(self, name: str) -> dict[str, Any]:
+        """The definition of an input, or of one that it has grown."""
+        inputs = self.definition["inputs"]
+        return inputs[name] if name in inputs else {"type": inputs[name.split(".")[0]]["grows"], "optional": True}
 
 
 @dataclass
@@ -76,27 +100,37 @@ class Workflow:
     note: str = ""
     form: list[tuple[Node, str]] = field(default_factory=list)  # the widgets shown when opened as an app
     nodes: list[Node] = field(default_factory=list)
+    title: str = ""  # what people read: the file's name
 
-    def add(self, kind: str, title: str = "", row: int = 0, **inputs: Any) -> Node:
-        """Adds a node; widgets that are not named get their defaults. row: see `COLUMNS`.
+    def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
+        """Adds a node; widgets that are not named get their defaults. What a growing input takes is named as in a prompt:
+        `**{"images.image1": wire}`.
 
         Raises:
             ValueError: an input does not exist, or one that is needed is missing.
         """
         definition = definitions()[kind]
-        unknown = sorted(set(inputs) - set(definition["inputs"]))
-        given = {name: inputs.get(name, about.get("default")) for name, about in definition["inputs"].items()}
-        missing = [name for name, value in given.items() if value is None and not definition["inputs"][name].get("optional")]
+        about = definition["inputs"]
+        unknown = sorted(name for name in inputs if name not in about and not _grows(definition, name))
+        given = {name: described.get("default") for name, described in about.items()} | inputs
+        missing = [
+            name for name, value in given.items() if value is None and name in about and not about[name].get("optional")
+        ]
         if unknown or missing:
             raise ValueError(f"{self.name}, {kind}: no input called {unknown}, no value for {missing}")
         present = {name: value for name, value in given.items() if value is not None}
-        node = Node(len(self.nodes) + 1, kind, present, title or definition["title"], row, definition)
+        node = Node(len(self.nodes) + 1, kind, present, title or definition["title"], definition)
         self.nodes.append(node)
         return node
 
     def prompt(self) -> dict[str, dict]:
         """The workflow in ComfyUI's API form."""
         return {str(node.id): _prompt_entry(node) for node in self.nodes}
+
+
+def _grows(definition: dict[str, Any], name: str) -> bool:
+    owner, _, one = name.partition(".")
+    return one in definition["inputs"].get(owner, {}).get("names", ())
 
 
 def _prompt_entry(node: Node) -> dict[str, Any]:
@@ -132,119 +166,21 @@ def _trimmed_input(group: str, kind: str | list[str], options: dict[str, Any] | 
     trimmed |= {"optional": True} if group == "optional" else {}
     trimmed |= {"then": "fixed"} if options.get("control_after_generate") else {}
     trimmed |= {"then": "image"} if options.get("image_upload") or options.get("video_upload") else {}
-    return trimmed
+    return trimmed | (_trimmed_growth(options["template"]) if kind == GROWING else {})
+
+
+def _trimmed_growth(template: dict[str, Any]) -> dict[str, Any]:
+    [(kind, *_)] = template["input"]["required"].values()
+    return {"grows": kind, "names": template["names"]}
 
 
 def read_definitions(address: str) -> None:
     """Rewrites definitions/nodes.json from a running ComfyUI that has this pack."""
     with urllib.request.urlopen(f"{address.rstrip('/')}/object_info") as answer:
         found = json.load(answer)
-    kinds = [kind for kinds in PLACES.values() for kind in kinds.split()]
-    lines = ",\n".join(f"{json.dumps(kind)}: {json.dumps(trimmed(found[kind]))}" for kind in kinds)
+    lines = ",\n".join(f"{json.dumps(kind)}: {json.dumps(trimmed(found[kind]))}" for kind in KINDS)
     DEFINITIONS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
     definitions.cache_clear()
-
-
-# --- the layout ------------------------------------------------------------------------------------------------------
-
-# From left to right. A column holds groups below each other. The columns of one group share rows, which start at the
-# same height, so that a picture stands beside the keyframe that it makes.
-COLUMNS = (
-    (420, ("note",)),
-    (400, ("models", "prompt")),
-    (300, ("pictures",)),
-    (330, ("keyframes",)),
-    (600, ("schedule",)),
-    (360, ("sampling", "output")),
-)
-GROUPS = (
-    ("Models", ("models",)),
-    ("Prompt", ("prompt",)),
-    ("Keyframes and schedule", ("pictures", "keyframes", "schedule")),
-    ("Sampling", ("sampling",)),
-    ("Output", ("output",)),
-)
-PLACES = {
-    "models": "UNETLoader LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow CLIPLoader VAELoader",
-    "prompt": "CLIPTextEncode PusaDemoPrompt",
-    "pictures": "LoadImage LoadVideo GetVideoComponents PusaDemoScene",
-    "keyframes": "PusaKeyframe PusaVideoKeyframes PusaKeyframesFromText",
-    "schedule": "PusaSchedule",
-    "sampling": "PusaKSampler PusaSigmas PusaApplySchedule CFGGuider RandomNoise KSamplerSelect SamplerCustomAdvanced",
-    "output": "VAEDecode ImageScaleBy CreateVideo SaveVideo",
-}
-# Heights where a node has more to show than its inputs: text, pictures, and what later ComfyUIs add.
-HEIGHTS = {
-    "CLIPTextEncode": 170,
-    "PusaDemoPrompt": 170,
-    "PusaDemoScene": 260,
-    "LoadImage": 320,
-    "LoadVideo": 300,
-    "GetVideoComponents": 106,
-    "PusaSchedule": 720,
-    "CreateVideo": 102,
-    "SaveVideo": 330,
-}
-# Title bar; between nodes (the newer renderer's are taller); above, beside and between groups.
-TITLE, GAP, HEAD, EDGE, AISLE = 30, 40, 50, 12, 60
-ORIGIN = (0, 0)
-
-
-def place_of(kind: str) -> str:
-    return next(place for place, kinds in PLACES.items() if kind in kinds.split())
-
-
-def height_of(node: Node) -> int:
-    """The least height that the page gives a node: rows of sockets, then widgets."""
-    rows = max(len(node.sockets), len(node.definition["outputs"]))
-    count = len(node.widgets) + sum("then" in node.definition["inputs"][name] for name in node.widgets)
-    return max(HEIGHTS.get(node.kind, 0), 6 + 20 * rows + (24 * count + 8 if count else 0))
-
-
-def layout(workflow: Workflow) -> dict[int, tuple[int, int, int, int]]:
-    """Where each node goes: id -> (x, y, width, height), y below its title bar."""
-    boxes: dict[int, tuple[int, int, int, int]] = {}
-    tops = _row_tops(workflow)
-    x = ORIGIN[0]
-    for width, places in COLUMNS:
-        y, used = ORIGIN[1] + HEAD, places == ("note",)
-        for place in places:
-            members = [node for node in workflow.nodes if place_of(node.kind) == place]
-            row = 0
-            for node in members:
-                if node.row > row:
-                    row, y = node.row, tops[node.row]
-                boxes[node.id] = (x, y + TITLE, width, height_of(node))
-                y += TITLE + height_of(node) + GAP
-            if members:
-                used, y = True, y - GAP + EDGE + AISLE // 2 + HEAD
-        x += (width + (AISLE if places[-1] not in ("pictures", "keyframes") else AISLE // 2)) if used else 0
-    return boxes
-
-
-def _row_tops(workflow: Workflow) -> list[int]:
-    """The height at which each row of pictures and keyframes starts."""
-    tops = [ORIGIN[1] + HEAD]
-    for row in range(max(node.row for node in workflow.nodes)):
-        heights = {"pictures": 0, "keyframes": 0}
-        for node in workflow.nodes:
-            if node.row == row and place_of(node.kind) in heights:
-                heights[place_of(node.kind)] += TITLE + height_of(node) + GAP
-        tops.append(tops[-1] + max(heights.values()) + GAP)
-    return tops
-
-
-def groups_of(workflow: Workflow, boxes: dict[int, tuple[int, int, int, int]]) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = []
-    for title, places in GROUPS:
-        inside = [boxes[node.id] for node in workflow.nodes if place_of(node.kind) in places]
-        if inside:
-            left, top = min(b[0] for b in inside) - EDGE, min(b[1] for b in inside) - TITLE - HEAD + EDGE
-            right, bottom = max(b[0] + b[2] for b in inside) + EDGE, max(b[1] + b[3] for b in inside) + EDGE
-            bounding = [left, top, right - left, bottom - top]
-            groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding, "color": "#8fb3c9",
-                           "font_size": 24, "flags": {}})  # fmt: skip
-    return groups
 
 
 # --- a workflow as the page saves it ---------------------------------------------------------------------------------
@@ -254,21 +190,21 @@ def page_workflow(workflow: Workflow) -> dict[str, Any]:
     """The workflow as ComfyUI's page saves it, version 0.4."""
     boxes = layout(workflow)
     links = [
-        [number, wire.node, wire.slot, node.id, slot, node.definition["inputs"][name]["type"]]
+        [number, wire.node, wire.slot, node.id, slot, node.about(name)["type"]]
         for number, (node, name, slot, wire) in enumerate(_wires(workflow), 1)
     ]
-    nodes = [_page_node(node, boxes[node.id], links, workflow.downloads) for node in workflow.nodes]
+    nodes = [_page_node(node, boxes[node.id], links, workflow) for node in workflow.nodes]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-pusa/workflows/{workflow.name}")),
         "revision": 0,
         "last_node_id": len(nodes) + 1,
         "last_link_id": len(links),
-        "nodes": [_note_node(workflow, len(nodes) + 1), *nodes],
+        "nodes": [_note_node(workflow, len(nodes) + 1, note_box(boxes)), *nodes],
         "links": links,
-        "groups": groups_of(workflow, boxes),
+        "groups": [],
         "config": {},
         "extra": {
-            "ds": {"scale": 0.6, "offset": [100, 100]},
+            "ds": view(boxes),
             "linearData": {
                 "inputs": [[node.id, widget] for node, widget in workflow.form],
                 "outputs": [node.id for node in workflow.nodes if node.kind == "SaveVideo"],
@@ -286,8 +222,9 @@ def _wires(workflow: Workflow) -> Iterator[tuple[Node, str, int, Wire]]:
                 yield node, name, slot, node.inputs[name]
 
 
-def _page_node(node: Node, box: tuple[int, int, int, int], links: list[list], downloads: dict) -> dict[str, Any]:
+def _page_node(node: Node, box: Box, links: list[list], workflow: Workflow) -> dict[str, Any]:
     into = {slot: link for link, _, _, target, slot, _ in links if target == node.id}
+    shown = [widget for owner, widget in workflow.form if owner is node]
     entry = {
         "id": node.id,
         "type": node.kind,
@@ -296,20 +233,23 @@ def _page_node(node: Node, box: tuple[int, int, int, int], links: list[list], do
         "flags": {},
         "order": node.id,
         "mode": 0,
-        "inputs": [_socket(node, name, into.get(slot)) for slot, name in enumerate([*node.sockets, *node.widgets])],
+        "inputs": [_socket(node, name, into.get(slot), shown) for slot, name in enumerate([*node.sockets, *node.widgets])],
         "outputs": [_output(node, slot, links) for slot in range(len(node.definition["outputs"]))],
-        "properties": _properties(node, downloads),
+        "properties": _properties(node, workflow.downloads),
         "widgets_values": _widget_values(node),
+        **COLOURS.get(node.title, {}),
     }
     if node.title != node.definition["title"]:
         entry["title"] = node.title
     return entry
 
 
-def _socket(node: Node, name: str, link: int | None) -> dict[str, Any]:
-    given = node.definition["inputs"][name]
-    widget = {"widget": {"name": name}} if name in node.widgets else {}
-    return {"name": name, "type": given["type"], **({"shape": 7} if given.get("optional") else {}), "link": link, **widget}
+def _socket(node: Node, name: str, link: int | None, shown: list[str]) -> dict[str, Any]:
+    """A socket as saved; its label is what the app and the node call it."""
+    given = node.about(name)
+    label = {"label": LABELS[name]} if name in shown else {"label": name.split(".")[1]} if "." in name else {}
+    entry = {"name": name, **label, "type": given["type"], **({"shape": 7} if given.get("optional") else {}), "link": link}
+    return {**entry, "widget": {"name": name}} if name in node.widgets else entry
 
 
 def _output(node: Node, slot: int, links: list[list]) -> dict[str, Any]:
@@ -336,15 +276,13 @@ def _properties(node: Node, downloads: dict[str, Download]) -> dict[str, Any]:
     return {**owner, "Node name for S&R": node.kind, **({"models": models} if models else {})}
 
 
-def _note_node(workflow: Workflow, number: int) -> dict[str, Any]:
-    shown = re.sub(r"\(https?:[^)]*\)", "", workflow.note)
-    lines = sum(1 + len(line) // 66 for line in shown.splitlines())
+def _note_node(workflow: Workflow, number: int, box: Box) -> dict[str, Any]:
     return {
         "id": number,
         "type": "MarkdownNote",
         "title": "Read me",
-        "pos": [ORIGIN[0], ORIGIN[1] + TITLE + EDGE],
-        "size": [COLUMNS[0][0], 60 + 14 * lines],
+        "pos": list(box[:2]),
+        "size": list(box[2:]),
         "flags": {},
         "order": 0,
         "mode": 0,

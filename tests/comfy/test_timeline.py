@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import av
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from environment.comfyui import PACK
+from pusa_core.media import media_length, read_media
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
@@ -130,6 +133,31 @@ def test_a_file_of_the_output_folder_is_found(pack, input_folder, tmp_path, monk
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     (tmp_path / "output" / "made.png").touch()
     assert pack.nodes.timeline.media_path("made.png [output]") == tmp_path / "output" / "made.png"
+
+
+def test_samples_of_the_pack_are_found(pack, input_folder):
+    assert pack.nodes.timeline.media_path("boat.mp4 [pusa]") == PACK / "web" / "samples" / "boat.mp4"
+
+
+@pytest.mark.parametrize(
+    "name", ["gone.png [pusa]", "../pictures/icon.png [pusa]", "/etc/passwd [pusa]", " [pusa]", "a.png [PUSA]"]
+)
+def test_nothing_else_of_the_pack_is_read(pack, input_folder, name):
+    """Where the annotation is no folder's, it is a part of a name in the input folder."""
+    where = "in ComfyUI's input folder: add it again" if "PUSA" in name else "among the pack's samples: choose another"
+    with pytest.raises(ValueError, match=re.escape(f'the file "{name.removesuffix(" [pusa]")}" is not {where}.')):
+        pack.nodes.timeline.media_path(name)
+
+
+def test_samples_are_small_pictures_and_clips_that_fit_a_video():
+    for path in (PACK / "web" / "samples").iterdir():
+        assert path.stat().st_size <= (250_000 if path.suffix == ".mp4" else 60_000), path.name
+        if path.name.startswith("demo"):
+            continue
+        frame = next(read_media(path))
+        assert frame.shape == (1, 480, 832, 3), path.name
+        frames, rate = media_length(path)
+        assert frames == 1 or (frames >= 33 and frames % 4 == 1 and 16 <= rate <= 25), path.name
 
 
 def test_a_good_timeline_is_accepted_before_a_run(pack, input_folder):

@@ -8,9 +8,7 @@ from typing import Any
 Link = list  # ["node id", output index]
 # Title of a LoadImage node in the shared workflows -> demo image
 IMAGES = {
-    "Image": "input_image.jpg",
     "Start image": "start_frame.jpg",
-    "Middle image": "middle_frame.jpg",
     "End image": "end_frame.jpg",
 }
 STEP_ENDS = ("start_at_step", "end_at_step")

@@ -4,27 +4,18 @@ The page is the one that the ComfyUI under test serves; PUSA_FRONTEND=<folder> s
 the comfyui-frontend-package that an older ComfyUI asks for).
 """
 
-import json
 import os
 import re
 import shutil
 import warnings
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from demo_model import MODELS
-from environment.comfyui import PACK
-from tests.server.page import NoBrowser, open_page
+from tests.server.page import READ_GRAPH, NoBrowser, open_page
+from tests.server.shared import TITLES, WORKFLOWS, api_of, curve, graph_of, links_under_nodes, overlaps, read
 from tests.server.stand_in import WEIGHTS
-
-WORKFLOWS = PACK / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-
-
-def read(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +45,8 @@ def page(server, comfyui):
 def add_inputs(base: Path, comfyui: Path) -> None:
     """Every file that a workflow names, empty where it is a model: only the page is tested here."""
     shutil.copyfile(comfyui / "input" / "example.png", base / "input" / "example.png")
-    for name in NAMES:
-        for node in read(WORKFLOWS / f"{name}.json")["nodes"]:
+    for name in TITLES:
+        for node in graph_of(name)["nodes"]:
             for model in node["properties"].get("models", []):
                 path = base / "models" / model["directory"] / model["name"]
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,19 +54,22 @@ def add_inputs(base: Path, comfyui: Path) -> None:
 
 
 def test_there_are_workflows():
-    assert len(NAMES) == 17
-    assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
+    assert len(TITLES) == 18
+    assert {path.stem for path in (WORKFLOWS / "api").glob("*.json")} == set(TITLES)
 
 
 def test_the_page_lists_them_as_templates(server):
+    """In the file system's order, which no name decides everywhere; sorted by name, those without downloads lead."""
     from environment.server import PACK_NAME
 
-    assert sorted(server.get("/workflow_templates")[PACK_NAME]) == NAMES
+    listed = server.get("/workflow_templates")[PACK_NAME]
+    assert sorted(listed) == sorted(TITLES.values())
+    assert [title for title in sorted(listed) if "no download" in title] == sorted(listed)[:4]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TITLES)
 def test_workflow_in_the_page(page, name):
-    graph, api = read(WORKFLOWS / f"{name}.json"), read(WORKFLOWS / "api" / f"{name}.json")
+    graph, api = graph_of(name), api_of(name)
     page.errors.clear()
     loaded = page.load(graph, name)
     prompt = page.prompt()
@@ -89,8 +83,39 @@ def test_workflow_in_the_page(page, name):
     for node in graph["nodes"]:
         shown = next(n for n in loaded["nodes"] if n["id"] == node["id"])["widgets"]
         assert list(shown.values())[: len(node["widgets_values"])] == node["widgets_values"], node["type"]
-    assert overlaps(loaded["nodes"]) == []
+    assert overlaps(boxes_of(loaded)) == []
     assert page.errors == []
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["canvas", "nodes 2.0"])
+@pytest.mark.parametrize("name", ["demo_start_end", "demo_extension"])
+def test_nothing_lies_on_or_under_a_node_after_a_run(page, name, newer):
+    """The preview and the video's player are there."""
+    browser = page.browser_page
+    browser.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", newer)
+    page.load(graph_of(name), name)
+    browser.evaluate("app.queuePrompt(0)")
+    browser.wait_for_function("app.graph.nodes.find(node => node.type === 'SaveVideo').videoContainer || "
+                              "document.querySelector('video')", timeout=60_000)  # fmt: skip
+    browser.wait_for_timeout(500)
+    boxes = boxes_of(browser.evaluate(READ_GRAPH))
+    links = [(source, target, curve(start, end)) for source, target, start, end in browser.evaluate(READ_LINKS)]
+    browser.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    assert overlaps(boxes) == []
+    assert links_under_nodes(boxes, links) == set()
+
+
+READ_LINKS = """() => app.graph.nodes.flatMap(node => (node.inputs ?? []).flatMap((input, slot) => {
+  const link = input.link != null && (app.graph.links.get?.(input.link) ?? app.graph.links[input.link]);
+  const source = link && app.graph.getNodeById(link.origin_id);
+  if (!source) return [];
+  const ends = [source.getConnectionPos(false, link.origin_slot), node.getConnectionPos(true, slot)];
+  return [[Number(source.id), Number(node.id), ...ends.map(end => [...end])]];
+}))"""
+
+
+def boxes_of(loaded):
+    return {node["id"]: node["box"] for node in loaded["nodes"]}
 
 
 def wires(graph):
@@ -105,7 +130,7 @@ def wires(graph):
 def same_inputs(page_node, node, key):
     """The page's inputs are the file's; a newer ComfyUI's own nodes may have more, which then have their defaults. So
     may the file, for those that run it without a page."""
-    known = read(WORKFLOWS / "definitions" / "nodes.json")[node["class_type"]]["inputs"]
+    known = read("definitions/nodes.json")[node["class_type"]]["inputs"]
     extra = {name for name in page_node["inputs"] if name not in known}
     assert not (extra and node["class_type"].startswith("Pusa")), f"node {key}: {extra}"
     shown = {name: value for name, value in page_node["inputs"].items() if name in known or name in node["inputs"]}
@@ -113,20 +138,10 @@ def same_inputs(page_node, node, key):
     assert shown == ours, f"{node['class_type']} {key}"
 
 
-def overlaps(nodes):
-    """Titles of nodes that lie on each other."""
-    return [
-        (a["title"], b["title"])
-        for a, b in combinations(nodes, 2)
-        if a["box"][0] < b["box"][2] and b["box"][0] < a["box"][2]
-        and a["box"][1] < b["box"][3] and b["box"][1] < a["box"][3]
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TITLES)
 def test_note_names_every_file(name):
     """The note and the page's download offers name exactly the model files that the nodes load and the pack lacks."""
-    graph, api = read(WORKFLOWS / f"{name}.json"), read(WORKFLOWS / "api" / f"{name}.json")
+    graph, api = graph_of(name), api_of(name)
     loaded = {v for node in api.values() for v in node["inputs"].values() if isinstance(v, str) and WEIGHTS.search(v)}
     loaded -= {path.name for path in MODELS.rglob("*")}
     assert bool(loaded) != name.startswith("demo")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import cache
 from io import BytesIO
 from itertools import combinations
 
@@ -15,21 +14,27 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from environment.comfyui import PACK
-from environment.server import ExecutionFailed
+from environment.server import ExecutionFailed, PromptRefused
+from tests.server.shared import (
+    DEMOS,
+    NAMES,
+    TITLES,
+    WORKFLOWS,
+    api_of,
+    graph_of,
+    links_under_nodes,
+    litegraph,
+    overlaps,
+    read,
+    saved_boxes,
+    saved_curves,
+)
 from tests.server.stand_in import stand_in
 
-WORKFLOWS = PACK / "workflows"
-NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("wan*.json"))
-DEMOS = sorted(path.stem for path in (WORKFLOWS / "api").glob("demo_*.json"))  # with the model that comes with the pack
 LENGTH = 33
 STEPS = 5  # for the workflows without Lightning, which keep their 4
 SAMPLERS = ("PusaKSampler", "SamplerCustomAdvanced")
-CLIP_FPS = 24  # of the demo clip, which the workflows with a clip take over
-
-
-@cache
-def read(path):
-    return json.loads((WORKFLOWS / path).read_text(encoding="utf-8"))
+PLANNERS = ("PusaTimeline", "PusaSchedule")
 
 
 def size_of(name):
@@ -44,11 +49,22 @@ def small(name, **overrides):
     values = {"width": width, "height": height, "length": LENGTH}
     if not name.endswith("lightning"):
         values["steps"] = STEPS
-    prompt = stand_in(read(f"api/{name}.json"), **{**values, **overrides})
+    prompt = stand_in(api_of(name), **{**values, **overrides})
     for node in prompt.values():
-        if node["class_type"] == "PusaKeyframe" and node["inputs"]["frame_index"] > 0:
-            node["inputs"]["frame_index"] = node["inputs"]["frame_index"] * (LENGTH - 1) // 80
+        if node["class_type"] == "PusaTimeline":
+            items = items_of(prompt)
+            for item in items:
+                item["at"] = min(item["at"], item["at"] * (LENGTH - 1) // 80)
+            set_items(prompt, *items)
     return prompt
+
+
+def items_of(prompt):
+    return json.loads(prompt[id_of(prompt, "PusaTimeline")]["inputs"]["timeline"])["items"]
+
+
+def set_items(prompt, *items):
+    prompt[id_of(prompt, "PusaTimeline")]["inputs"]["timeline"] = json.dumps({"version": 1, "items": items})
 
 
 def id_of(prompt, *kinds):
@@ -60,7 +76,7 @@ def ids_of(prompt, *kinds):
 
 
 def has_clip(prompt):
-    return bool(ids_of(prompt, "LoadVideo"))
+    return bool(ids_of(prompt, "PusaTimeline")) and any("take" in item for item in items_of(prompt))
 
 
 def video_of(path):
@@ -81,12 +97,7 @@ def test_files_are_what_the_builder_writes():
 @pytest.mark.parametrize("kind", read("definitions/nodes.json"))
 def test_definitions_are_those_of_the_server(server, kind):
     """The builder's table of nodes: the pack's exactly, ComfyUI's own as far as the workflows use them."""
-    sys.path.insert(0, str(WORKFLOWS))
-    try:
-        from litegraph import trimmed
-    finally:
-        sys.path.remove(str(WORKFLOWS))
-    table, now = read("definitions/nodes.json")[kind], trimmed(server.object_info(kind))
+    table, now = read("definitions/nodes.json")[kind], litegraph.trimmed(server.object_info(kind))
     if kind.startswith("Pusa"):
         assert table == now
     assert set(table["inputs"]) <= set(now["inputs"])
@@ -105,7 +116,7 @@ def required_choices(name, kind, options=None):
 @pytest.mark.parametrize("name", [*NAMES, *DEMOS])
 def test_prompts_have_what_dynamic_inputs_require(server, name):
     """ComfyUI itself is lenient, but tools that check a prompt before they post it (comfy run) refuse it."""
-    for node in read(f"api/{name}.json").values():
+    for node in api_of(name).values():
         required = server.object_info(node["class_type"])["input"].get("required", {})
         wanted = [choice for key, described in required.items() for choice in required_choices(key, *described)]
         assert set(wanted) <= set(node["inputs"]), node["class_type"]
@@ -113,19 +124,125 @@ def test_prompts_have_what_dynamic_inputs_require(server, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_settings(name):
-    prompt = read(f"api/{name}.json")
+    prompt = api_of(name)
     lightning, wan22 = name.endswith("lightning"), name.startswith("wan22")
     values = {(node["class_type"], key): value for node in prompt.values() for key, value in node["inputs"].items()}
     steps = values.get(("PusaKSampler", "steps"), values.get(("PusaSigmas", "steps")))
     cfg = values.get(("PusaKSampler", "cfg"), values.get(("CFGGuider", "cfg")))
     assert (steps, cfg) == ((4, 1.0) if lightning else (10, 3.0))
-    fps, clips = values["CreateVideo", "fps"], id_of(prompt, "GetVideoComponents") if has_clip(prompt) else None
-    assert fps == [clips, 2] if clips else fps == (24 if wan22 else 25)
-    assert [values["PusaSchedule", key] for key in ("width", "height", "length")] == [832, 480, 81]
+    assert values["CreateVideo", "fps"] == (24 if wan22 or has_clip(prompt) else 25)
+    planner = "PusaSchedule" if ids_of(prompt, "PusaSchedule") else "PusaTimeline"
+    assert [values[planner, key] for key in ("width", "height", "length")] == [832, 480, 81]
     if wan22:
         assert [values["PusaLoraLoaderHighLow", f"{part}_noise_alpha"] for part in ("high", "low")] == [1.5, 1.4]
     else:
         assert values["PusaLoraLoader", "alpha"] == 1.4
+
+
+PUBLISHED = {
+    "image_to_video": [(0, 0.2)],
+    "start_end": [(0, 0.2), (-1, 0.5)],
+    "three_keyframes": [(0, 0.2), (40, 0.5), (-1, 0.5)],
+    "completion": [(0, 0.3), (-9, 0.3)],
+    "extension": [(0, [0, 0.3, 0.4, 0.5])],
+    "transition": [(0, 0.3), (-9, 0.3)],
+    "text_to_video": [],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "single" not in name])
+def test_published_places_and_noise(name):
+    mode = name.split("_", 1)[1].removesuffix("_lightning")
+    wanted = [(0, [0.2, 0.4, 0.4, 0.4])] if name.startswith("wan22_extension") else PUBLISHED[mode]
+    assert [(item["at"], item["noise"]) for item in items_of(api_of(name))] == wanted
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_every_file_is_there_or_offered(server, name):
+    """None opens with a missing picture or clip."""
+    for node in api_of(name).values():
+        if node["class_type"] == "LoadImage":
+            assert node["inputs"]["image"] == "example.png"  # ComfyUI's own
+    for item in items_of(api_of(name)) if ids_of(api_of(name), "PusaTimeline") else ():
+        file, annotation = item["media"].split(" ")
+        assert annotation == "[pusa]" and (PACK / "web" / "samples" / file).is_file()
+
+
+# --- where things are ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_nothing_lies_on_or_under_a_node(name):
+    """With the room that the sampler's preview takes, and all links as curves."""
+    boxes = saved_boxes(graph_of(name))
+    assert overlaps(boxes) == []
+    assert links_under_nodes(boxes, saved_curves(graph_of(name))) == set()
+
+
+def test_what_lies_under_a_node_is_seen():
+    graph = json.loads(json.dumps(graph_of("wan21_start_end")))
+    sampler = next(node for node in graph["nodes"] if node["type"] == "PusaKSampler")
+    sampler["pos"] = [sampler["pos"][0], sampler["pos"][1] - 90]
+    assert links_under_nodes(saved_boxes(graph), saved_curves(graph)), "the VAE's link passes there"
+    save = next(node for node in graph["nodes"] if node["type"] == "SaveVideo")
+    save["pos"] = [sampler["pos"][0], sampler["pos"][1] + sampler["size"][1] + 40]
+    assert overlaps(saved_boxes(graph)) == [(sampler["id"], save["id"])], "there is where the preview comes"
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_the_whole_graph_is_seen_and_can_be_read(name):
+    """In a window of 1600 x 1000, between the page's own bars."""
+    graph = graph_of(name)
+    (x, y), scale = graph["extra"]["ds"]["offset"], graph["extra"]["ds"]["scale"]
+    assert scale >= 0.6
+    seen = [[(edge + offset) * scale for edge, offset in zip(box, (x, y, x, y))] for box in saved_boxes(graph, 0).values()]
+    assert min(box[0] for box in seen) >= 60 and min(box[1] for box in seen) >= 100
+    assert max(box[2] for box in seen) <= 1600 and max(box[3] for box in seen) <= 1000
+
+
+# --- the way from an empty canvas ------------------------------------------------------------------------------------
+
+NOT_NEEDED = ("seed", "noise_seed", "filename_prefix")
+
+
+def values_to_set(server, name):
+    """Widgets that are not as a new node has them, and files that are dropped on the timeline."""
+    count = 0
+    for node in api_of(name).values():
+        about = server.object_info(node["class_type"])["input"]
+        inputs = {**about.get("required", {}), **about.get("optional", {})}
+        for key, value in node["inputs"].items():
+            if key == "timeline":
+                count += sum(1 + (item["noise"] != DROPPED.get(item["at"])) for item in json.loads(value)["items"])
+            elif key in inputs and key not in NOT_NEEDED and not isinstance(value, list):
+                count += value != first_value(*inputs[key])
+    return count
+
+
+DROPPED = {0: 0.2, -1: 0.5}  # the noise that the page gives a picture at the start and at the end
+
+
+def first_value(kind, options=None):
+    """What a widget shows in a new node."""
+    choices = kind if isinstance(kind, list) else (options or {}).get("options")
+    first = choices[0] if choices else None
+    return (options or {}).get("default", first["key"] if isinstance(first, dict) else first)
+
+
+@pytest.mark.parametrize(
+    "name, nodes, links, values",
+    [
+        ("wan21_image_to_video", 11, 12, 9),
+        ("wan21_start_end", 11, 12, 10),
+        ("wan21_single_nodes", 15, 17, 14),
+    ],
+)
+def test_the_way_from_an_empty_canvas(server, name, nodes, links, values):
+    """The README states these; the note is no node that one has to add."""
+    graph = graph_of(name)
+    assert len(api_of(name)) == len(graph["nodes"]) - 1 == nodes
+    assert len(graph["links"]) == links
+    assert values_to_set(server, name) == values
 
 
 # --- running them ----------------------------------------------------------------------------------------------------
@@ -135,15 +252,16 @@ def test_published_settings(name):
 def test_workflow_runs(server, name):
     prompt = small(name)
     run = server.run(prompt)
-    fps = CLIP_FPS if has_clip(prompt) else 24 if name.startswith("wan22") else 25
+    fps = 24 if has_clip(prompt) or name.startswith("wan22") else 25
     saved = [path for path in run.files if path.suffix == ".mp4"]
     assert [path.name.rsplit("_", 2)[0] for path in saved] == [f"pusa_{name}"]
     assert video_of(saved[0]) == (*size_of(name), LENGTH, fps)
 
-    [picture] = run.outputs[id_of(prompt, "PusaSchedule")]["images"]
-    path = server.base / picture["type"] / picture["subfolder"] / picture["filename"]
-    with Image.open(path) as image:
-        assert image.width >= 600 and image.height > 9 * 8  # nine latent frames
+    if ids_of(prompt, "PusaTimeline"):
+        [report] = run.outputs[id_of(prompt, "PusaTimeline")]["text"]
+        assert report.count("Keyframe ") == len(items_of(prompt))
+        [schedule] = run.outputs[id_of(prompt, "PusaTimeline")]["schedule"]
+        assert json.loads(schedule)["latent_frames"] == 9
 
     sampler, steps = id_of(prompt, *SAMPLERS), 4 if name.endswith("lightning") else STEPS
     progress = [(value, most) for node, value, most in run.progress if node == sampler]
@@ -153,14 +271,14 @@ def test_workflow_runs(server, name):
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_demo_workflow_runs_as_it_is(server, name):
-    run = server.run(read(f"api/{name}.json"))
+    run = server.run(api_of(name))
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved) == (384, 384, 17, 8)
 
 
 def test_the_preview_is_a_sheet_of_all_latent_frames(server):
     """17 frames are 5 latent frames, three in a row; the first and the last were given and have a white border."""
-    prompt = read("api/demo_start_end.json")
+    prompt = json.loads(json.dumps(api_of("demo_start_end")))
     sampler = prompt[id_of(prompt, "PusaKSampler")]["inputs"]
     sampler |= {"seed": sampler["seed"] + 1, "steps": 3}
     previews = server.run(prompt).previews
@@ -189,16 +307,16 @@ def test_stock_loaders_find_the_demo_model(server, loader, widget, name):
 
 
 def test_a_word_that_the_demo_model_does_not_know(server):
-    prompt = read("api/demo_text_to_video.json")
+    prompt = json.loads(json.dumps(api_of("demo_text_to_video")))
     prompt[id_of(prompt, "PusaDemoPrompt")]["inputs"]["text"] = "a purple circle moves left"
     error = error_of(server, prompt)
     assert error["exception_message"].startswith('The demo model does not know the word "purple"')
 
 
 def test_latent_frames_given_and_made(server):
-    """Completion gives 9 + 12 frames (3 + 3 latents) of 81 and makes 60, as published."""
+    """Completion gives 3 + 3 of 21 latent frames and makes 15, as published."""
     prompt = small("wan21_completion", length=81, steps=1)
-    shown = {"class_type": "PreviewAny", "inputs": {"source": [id_of(prompt, "PusaSchedule"), 3]}}
+    shown = {"class_type": "PreviewAny", "inputs": {"source": [id_of(prompt, "PusaTimeline"), 3]}}
     run = server.run({**prompt, "report": shown})
     [report] = run.outputs["report"]["text"]
     assert "latent frame 0 (frame 0) to latent frame 2 (frames 5-8)" in report
@@ -216,7 +334,7 @@ def test_the_5b_model(server):
 
 
 def test_a_schedule_can_be_drawn_without_sampling(server):
-    prompt = small("wan21_start_end", width=80, height=48)
+    prompt = small("wan21_single_nodes", width=80, height=48)
     kept = ids_of(prompt, "VAELoader", "LoadImage", "PusaKeyframe", "PusaSchedule")
     run = server.run({key: node for key, node in prompt.items() if key in kept})
     assert len(run.outputs[id_of(prompt, "PusaSchedule")]["images"]) == 1
@@ -254,7 +372,7 @@ def test_cancelled_and_queued_again(server, name):
 
 def without_schedule(prompt):
     """The same models sampling as if there were no Pusa, so that a schedule left on them shows."""
-    prompt[id_of(prompt, "PusaSchedule")]["inputs"].pop("keyframes")  # an empty latent
+    set_items(prompt)  # an empty latent
     if ids_of(prompt, "CFGGuider"):
         prompt[id_of(prompt, "CFGGuider")]["inputs"]["model"] = [id_of(prompt, "PusaLoraLoader"), 0]
     return prompt
@@ -275,7 +393,7 @@ def error_of(server, prompt):
 
 
 def test_two_keyframes_on_one_frame(server):
-    prompt = small("wan21_start_end")
+    prompt = small("wan21_single_nodes")
     for key in ids_of(prompt, "PusaKeyframe"):
         prompt[key]["inputs"]["frame_index"] = 0
     error = error_of(server, prompt)
@@ -285,21 +403,24 @@ def test_two_keyframes_on_one_frame(server):
     )
 
 
+def refusal_of(server, prompt):
+    with pytest.raises(PromptRefused) as refused:
+        server.run(prompt)
+    [error] = refused.value.errors["node_errors"][id_of(prompt, "PusaTimeline")]["errors"]
+    return error["details"].strip()
+
+
 def test_a_length_that_is_not_4n_plus_1(server):
-    error = error_of(server, small("wan21_image_to_video", length=80))
-    assert error["node_type"] == "PusaSchedule"
-    assert error["exception_message"].strip() == ("A length of 80 frames is not 4n+1, which Wan's VAE needs; use 77 or 81.")
+    wanted = "A length of 80 frames is not 4n+1, which Wan's VAE needs; use 77 or 81."
+    assert refusal_of(server, small("wan21_image_to_video", length=80)) == wanted
+    error = error_of(server, small("wan21_single_nodes", length=80))
+    assert error["node_type"] == "PusaSchedule" and error["exception_message"].strip() == wanted
 
 
 def test_a_clip_that_is_too_short(server):
     prompt = small("wan21_extension")
-    prompt["image"] = {"class_type": "LoadImage", "inputs": {"image": "input_image.jpg"}}
-    prompt[id_of(prompt, "PusaVideoKeyframes")]["inputs"]["video"] = ["image", 0]
-    error = error_of(server, prompt)
-    assert error["node_type"] == "PusaVideoKeyframes"
-    assert error["exception_message"].strip() == (
-        "The clip has 1 frame, but 4 latent frames of it need 13: take fewer or give a longer clip."
-    )
+    set_items(prompt, {**items_of(prompt)[0], "media": "boat_start.jpg [pusa]"})
+    assert refusal_of(server, prompt) == 'Item 1 of the timeline: "take" is [-13, null], but the clip has 1 frame.'
 
 
 def test_an_image_to_video_model(server):
