@@ -13,7 +13,7 @@ from ..pusa_core.hosts.comfyui.forcing import fold_frame_rate
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.staircase import Staircase
 from .schedule import keyframes_report, plan_outputs, size_inputs
-from .types import CATEGORY, Keyframes, check_wires
+from .types import CATEGORY, Keyframes, check_wires, search_aliases
 
 
 class PusaDiffusionForcing(io.ComfyNode):
@@ -23,6 +23,7 @@ class PusaDiffusionForcing(io.ComfyNode):
             node_id="PusaDiffusionForcing",
             display_name="Pusa Diffusion Forcing",
             category=CATEGORY,
+            **search_aliases("skyreels", "diffusion forcing", "asynchronous", "ar_step", "causal"),
             description="The schedule of a video for diffusion forcing models (SkyReels-V2-DF), whose frames may take their "
             "steps one after another. Words and defaults are SkyReels-V2's. The Pusa KSampler takes steps and shift from "
             "here; stock samplers take the sigmas.",
@@ -89,6 +90,7 @@ class PusaForcingFrameRate(io.ComfyNode):
             node_id="PusaForcingFrameRate",
             display_name="Pusa Forcing Frame Rate",
             category=CATEGORY,
+            **search_aliases("skyreels fps", "diffusion forcing fps"),
             description="Tells SkyReels-V2-DF-1.3B its frame rate, which ComfyUI's loader leaves out. Only that model "
             "needs it.",
             inputs=[

@@ -32,7 +32,7 @@ from ..pusa_core.wan import EXPERT_BOUNDARY
 from .sampling import MAX_SEED
 from .schedule import keyframes_report
 from .server import running_server
-from .types import CATEGORY, Keyframes, check_wires
+from .types import CATEGORY, Keyframes, check_wires, search_aliases
 
 LONGEST = 1_000_001
 FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
@@ -45,6 +45,7 @@ class PusaPromptFromFrame(io.ComfyNode):
             node_id="PusaPromptFromFrame",
             display_name="Pusa Prompt From Frame",
             category=CATEGORY,
+            **search_aliases("prompt schedule", "prompt travel", "prompt by frame"),
             description="Says from which frame on a prompt holds in a long video. Chain one for each prompt: a prompt that "
             "says what happens now is followed far better than one for the whole video.",
             inputs=[
@@ -70,6 +71,7 @@ class PusaLongVideo(io.ComfyNode):
             node_id="PusaLongVideo",
             display_name="Pusa Long Video",
             category=CATEGORY,
+            **search_aliases("long video", "rolling window", "infinite video", "endless video", "streaming video"),
             description="Makes a video of any length in the memory of a short one: a window of a few latent frames rolls "
             "along, and what is finished is written to disk at once. Begins from text, or from keyframes at the start (an "
             "image, the end of a clip); keyframes may also lie along the way and at the end. A video that was stopped goes "
@@ -93,7 +95,7 @@ class PusaLongVideo(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip="Latent frames that are denoised at once, each a step behind the one before it. 5 is smoother "
-                    "and costs a sixth more. Recommended: 4.",
+                    "and costs a quarter more. Recommended: 4.",
                 ),
                 io.Int.Input(
                     "steps",
