@@ -1,13 +1,16 @@
 """The nodes as a user meets them: their schemas, and the pictures that go through a real VAE."""
 
 import asyncio
+import inspect
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 from environment.comfyui import PACK
 from tests import tiny
+from tests.server.screenshots import MOST_BYTES
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
@@ -44,6 +47,20 @@ def test_every_node_and_input_explains_itself(node_classes):
         assert schema.display_name.startswith("Pusa ")
         for entry in schema.inputs:
             assert entry.tooltip and entry.tooltip[-1] in ".)", f"{schema.node_id}.{entry.id}"
+
+
+@pytest.mark.parametrize("node", sorted(IDS))
+def test_every_node_has_a_small_picture(node):
+    path = PACK / "web" / "pictures" / "nodes" / f"{node}.webp"
+    with Image.open(path) as picture:
+        assert picture.format == "WEBP" and picture.width >= 300
+    assert path.stat().st_size <= MOST_BYTES
+
+
+def test_other_names_to_search_by_only_where_comfyui_knows_them(pack):
+    aliases = pack.nodes.types.search_aliases
+    known = "search_aliases" in inspect.signature(pack.nodes.types.io.Schema).parameters
+    assert aliases("a", "b") == ({"search_aliases": ["a", "b"]} if known else {})
 
 
 def test_the_demo_models_nodes(pack):
