@@ -130,7 +130,7 @@ function drawHeat(pen) {
   forFrames(pen, true, (x, w, frame) => {
     sigmas.slice(0, -1).forEach((sigma, step) => {
       const own = frame ? sigmaAt(frame.knots, sigma) : sigma;
-      fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + (row < 3 ? 0.6 : -0.5));
+      fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + 0.6);
     });
   });
 }
@@ -156,8 +156,9 @@ function drawGhost({ c, fill, write, edges, scroll, width, ghost, accent, paper 
   c.strokeRect(left + 0.75, RULER + 0.75, wide - 1.5, BOTTOM - RULER - 3);
   const label = c.measureText(text).width + 12;
   const x = clamp(left + (wide - label) / 2, scroll, scroll + width - label);
-  fill(accent, 1, x, 5, label, 17);
-  write(text, x + label / 2, 14, 1, paper);
+  fill(accent, 1, x - 1, 4, label + 2, 19);
+  fill(paper, 1, x, 5, label, 17);
+  write(text, x + label / 2, 14);
 }
 
 /** The whole video in small, and the part of it that the lanes show. */

@@ -8,8 +8,6 @@ const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i, ANIMATED = /\.(gif|webp|apng)$/i
 
 /** @type {Map<string, {frames?: number, rate?: number, error?: string}>} */
 const facts = new Map();
-/** @type {Map<string, string>} name#frame -> address of a picture */
-const thumbs = new Map();
 
 const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
@@ -56,25 +54,9 @@ function address(name) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
-/** The address of a frame's picture; "" until it is made, and `ready` called. */
-export function thumb(name, frame, ready) {
-  if (!VIDEO.test(bare(name))) return address(name);
-  const key = `${name}#${frame}`;
-  if (!thumbs.has(key)) {
-    thumbs.set(key, "");
-    grab(name, frame).then((url) => (thumbs.set(key, url), ready()), () => {}); // what no browser plays has its name
-  }
-  return thumbs.get(key);
-}
-
-async function grab(name, frame) {
-  const video = Object.assign(document.createElement("video"), { muted: true, preload: "auto", src: address(name) });
-  const event = (kind) => new Promise((done, failed) => ((video[`on${kind}`] = done), (video.onerror = failed)));
-  await event("loadeddata");
-  video.currentTime = Math.min(video.duration - 0.01, (frame + 0.5) / (facts.get(name)?.rate || 16));
-  await event("seeked");
-  const canvas = Object.assign(document.createElement("canvas"), { height: 120, width: (120 * video.videoWidth) / video.videoHeight });
-  canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-  video.removeAttribute("src");
-  return canvas.toDataURL("image/jpeg", 0.8);
+/** What shows a frame of an item's file. */
+export function pictureOf(name, frame) {
+  const made = document.createElement(VIDEO.test(bare(name)) ? "video" : "img");
+  const time = (frame + 0.5) / (facts.get(name)?.rate || 16);
+  return Object.assign(made, { alt: "", draggable: false, muted: true, preload: "auto", src: address(name) + (made.load ? `#t=${time}` : "") });
 }

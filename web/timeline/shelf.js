@@ -36,9 +36,7 @@ export function showItem(ui, places, index) {
   shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
   const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !item.media && !item.input, dragged, ended: item.at < 0 };
   for (const name in states) shown.classList.toggle(name, Boolean(states[name]));
-  const pictures = picturesOf(ui, item, width);
-  if (shown.pictures !== String(pictures)) shown.children[0].replaceChildren(...pictures.map((url) => tile(url, states.empty ? t("drop") : ui.nameOf(item))));
-  shown.pictures = String(pictures);
+  showPictures(ui, shown.children[0], item, width);
   if (shown.children[1].textContent !== String(index + 1)) shown.children[1].textContent = index + 1;
   describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
@@ -64,12 +62,17 @@ export function boxOf({ edges }, places, index) {
   return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
 }
 
-/** Addresses of the pictures that an item shows; "" while there is none. */
-function picturesOf(ui, item, width) {
-  if (!item.media) return [ui.host.inputs().find(({ input }) => input === item.input)?.picture ?? ""];
+/** Pictures of a clip's first, middle and last frame, or of one; the name lies behind them, for what no browser shows. */
+function showPictures(ui, film, item, width) {
   const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
   const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
-  return frames.map((frame) => media.thumb(item.media, frame, () => ui.refresh()));
+  const connected = ui.host.inputs().find(({ input }) => input === item.input)?.picture;
+  const key = [item.media, connected, ...frames].join();
+  if (film.key === key) return;
+  film.key = key;
+  const picture = (frame) => (item.media ? [media.pictureOf(item.media, frame)] : connected ? [element("img", { src: connected, alt: "" })] : []);
+  const name = item.media || item.input ? ui.nameOf(item) : t("drop");
+  film.replaceChildren(element("b", {}, name), ...frames.map((frame) => element("span", {}, ...picture(frame))));
 }
 
 function build(item) {
@@ -77,10 +80,4 @@ function build(item) {
   const shown = element("div", { class: "pt-item", role: "slider", tabindex: 0, "aria-valuemin": 0 },
     element("span", { class: "film" }), element("span", { class: "tag" }), element("span", { class: "tag anchor", title: t("staysAtEnd") }, "⇥"), handle("start"), handle("end"));
   return Object.assign(shown, { item });
-}
-
-function tile(url, name) {
-  const made = element("span", {}, url ? "" : name);
-  if (url) made.style.backgroundImage = `url("${url}")`;
-  return made;
 }

@@ -334,10 +334,7 @@ function glyph({ slots }) {
 
 /** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */
 function readTheme(root) {
-  const style = getComputedStyle(root);
-  const [red, green, blue] = style.color.match(/[\d.]+/g).map(Number);
-  root.dataset.theme = 0.3 * red + 0.6 * green + 0.1 * blue < 128 ? "light" : "dark";
+  const { color: ink, backgroundColor: paper, outlineColor: accent } = getComputedStyle(root);
   const scale = (root.getBoundingClientRect().width / root.offsetWidth) * devicePixelRatio || 1;
-  const [paper, accent] = ["--paper", "--accent"].map((name) => style.getPropertyValue(name).trim());
-  return { ink: style.color, paper, accent, ratio: clamp(Math.ceil(2 * scale) / 2, 1, 3) };
+  return { ink, paper, accent, ratio: clamp(Math.ceil(2 * scale) / 2, 1, 3) };
 }
