@@ -1,202 +1,173 @@
-"""Makes the templates' thumbnails, TITLE.jpg beside TITLE.json: python workflows/thumbnails.py
+"""Writes TITLE.jpg beside every workflow, which the page shows: python workflows/thumbnails.py
 
-Each shows what the demo model, which comes with the pack, makes in the workflow's mode: six frames in the order of
-reading, given ones with a white border, and below them which latent frames were given. Needs a ComfyUI.
+Each shows what the demo model makes of the workflow's mode, with a scene of its own; frames that were given have a
+border. Needs a ComfyUI, as workflows/demo.py does.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+PACK = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PACK))
 
-SIDE, FRAME, EDGE = 480, 142, 14
-TOP, GAP = 62, 10  # the page's own badge lies in the upper left corner
-LARGEST = 30_000  # bytes
-QUALITIES = (90, 84, 76, 68)
-LATENTS = 5
-GOLD, WHITE, DARK, MADE = (255, 206, 84), (255, 255, 255), (20, 24, 38), (70, 108, 176)
+from recipes import DEMO_FPS, workflows  # noqa: E402
+from samples import write_clip  # noqa: E402
 
+from demo_model.world import LENGTH, draw, scene_of  # noqa: E402
+from environment.comfyui import find_comfyui  # noqa: E402
+from environment.server import ComfyServer  # noqa: E402
 
-@dataclass(frozen=True)
-class Mode:
-    """What is given of a scene, as items of the timeline, and what is shown of the result."""
-
-    words: str
-    items: tuple[dict[str, Any], ...] = ()
-    given: frozenset[int] = frozenset()  # pixel frames
-    shown: tuple[int, ...] = (0, 3, 6, 9, 12, 16)
-
-
-def still(at: int) -> dict[str, Any]:
-    return {"at": at, "media": "frame{}.png", "noise": 0}
-
-
-def part(at: int, *take: int | None, scene: str = "clip") -> dict[str, Any]:
-    return {"at": at, "media": f"{scene}{{}}.webp", "take": take, "noise": 0}
-
-
-ENDS = frozenset(range(5)) | frozenset(range(12, 17))
-MODES = {
-    "image_to_video": Mode("Image to video", (still(0),), frozenset({0})),
-    "start_end": Mode("Start and end", (still(0), still(16)), frozenset({0, 16})),
-    "single_nodes": Mode("Single nodes", (still(0), still(16)), frozenset({0, 16})),
-    "three_keyframes": Mode("Three keyframes", (still(0), still(8), still(16)), frozenset({0, 8, 16}), (0, 4, 8, 11, 14, 16)),
-    "completion": Mode("Completion", (part(0, 0, 5), part(12, 12, 17)), ENDS),
-    "extension": Mode("Extend a video", (part(0, 0, 5),), frozenset(range(5)), (0, 2, 4, 8, 12, 16)),
-    "transition": Mode("Transition", (part(0, 0, 5), part(12, 12, 17, scene="other")), ENDS),
-    "text_to_video": Mode("Text to video"),
+# What is given of 17 frames: first frame and number of frames.
+GIVEN = {
+    "image_to_video": [(0, 1)],
+    "start_end": [(0, 1), (16, 1)],
+    "single_nodes": [(0, 1), (16, 1)],
+    "three_keyframes": [(0, 1), (8, 1), (16, 1)],
+    "completion": [(0, 5), (12, 5)],
+    "extension": [(0, 5)],
+    "transition": [(0, 5), (12, 5)],
+    "text_to_video": [],
 }
-# A scene for each workflow, so that no two look alike.
+HEADINGS = {
+    "image_to_video": "Image to video",
+    "start_end": "Start and end image",
+    "single_nodes": "Start and end image",
+    "three_keyframes": "Three keyframes",
+    "completion": "Completion",
+    "extension": "Extend a video",
+    "transition": "Transition",
+    "text_to_video": "Text to video",
+}
 SCENES = {
-    "demo_image_to_video": "a red circle moves right quickly on a gradient background",
-    "demo_start_end": "a yellow cross moves up quickly and a cyan circle moves down quickly on a plain background",
-    "demo_extension": "a green triangle moves left quickly and a pink bar moves right quickly on stripes",
-    "demo_text_to_video": "a pink circle moves up quickly and a green bar moves down quickly on a gradient background",
-    "wan21_image_to_video": "a blue triangle moves right quickly and a yellow circle moves left on a plain background",
-    "wan21_start_end": "a pink cross moves right quickly and a blue circle moves left quickly on a gradient background",
-    "wan21_three_keyframes": "a cyan bar moves up quickly and a red triangle moves down quickly on a plain background",
-    "wan21_completion": "a yellow circle moves down quickly and a blue cross moves up quickly on stripes",
-    "wan21_extension": "a red bar moves left quickly and a cyan cross moves right quickly on a gradient background",
-    "wan21_transition": "a green circle moves right quickly on a plain background",
-    "wan21_text_to_video": "a cyan triangle moves right quickly and a yellow bar moves left quickly on a plain background",
-    "wan21_image_to_video_lightning": "a yellow bar moves down quickly and a red circle moves up quickly on stripes",
-    "wan21_extension_lightning": "a blue circle moves up quickly and a yellow bar moves down quickly on a plain background",
-    "wan22_image_to_video": "a green cross moves left quickly and a red circle moves right quickly on a gradient background",
-    "wan22_extension": "a pink triangle moves down quickly and a green circle moves up quickly on a plain background",
-    "wan22_image_to_video_lightning": "a cyan circle moves left quickly and a pink cross moves right on a plain background",
-    "wan22_extension_lightning": "a red cross moves right quickly and a green bar moves left quickly on stripes",
-    "wan21_single_nodes": "a cyan cross moves down quickly and a pink triangle moves up quickly on stripes",
+    "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
+    "demo_start_end": "a green triangle moves up quickly and a pink circle moves down quickly on a gradient background",
+    "demo_extension": "a yellow cross moves right quickly on a stripes background",
+    "demo_text_to_video": "a blue circle bounces right and a green bar spins on a plain background",
+    "wan21_image_to_video": "a pink triangle grows and a green cross moves left slowly on a gradient background",
+    "wan21_start_end": "a blue triangle moves right quickly and a yellow bar spins on a gradient background",
+    "wan21_three_keyframes": "a cyan circle bounces right on a stripes background",
+    "wan21_completion": "a red triangle moves right quickly and a cyan bar moves up quickly on a plain background",
+    "wan21_extension": "a green circle bounces down and a pink bar moves left quickly on a gradient background",
+    "wan21_transition": "a yellow triangle moves right quickly on a gradient background",
+    "wan21_text_to_video": "a red bar spins and a yellow triangle moves up quickly on a gradient background",
+    "wan21_image_to_video_lightning": "a cyan cross moves down quickly and a red circle grows on a plain background",
+    "wan21_extension_lightning": "a pink cross moves up quickly and a yellow bar moves right quickly on a stripes background",
+    "wan22_image_to_video": "a green bar moves down quickly and a blue circle moves right quickly on a stripes background",
+    "wan22_extension": "a red triangle bounces left and a green circle bounces right on a plain background",
+    "wan22_image_to_video_lightning": "a pink bar spins and a cyan circle moves up quickly on a gradient background",
+    "wan22_extension_lightning": "a blue cross moves left quickly and a red bar moves down quickly on a gradient background",
+    "wan21_single_nodes": "a pink circle shrinks and a green triangle moves left quickly on a plain background",
 }
-OTHER = "a green bar moves right quickly on stripes"
-# Badge and the colours behind, by the beginning and end of a workflow's name.
-BADGES = {
-    "demo": ("no download", (46, 160, 96), (24, 66, 58)),
-    "wan21": ("Wan 2.1", (64, 124, 222), (28, 44, 84)),
-    "wan22": ("Wan 2.2", (178, 84, 206), (62, 32, 84)),
-    "lightning": ("4 steps", (232, 132, 36), (92, 52, 24)),
-}
+SECOND_SCENE = "a pink circle moves left quickly on a gradient background"  # to which the transition leads
+
+SHOWN = (0, 2, 4, 6, 8, 10, 13, 16)  # frames
+SIDE, FRAME, HOLE = 400, 86, 14
+PAPER, STRIP, INK, BORDER = (27, 29, 36), (8, 9, 12), (240, 241, 245), (255, 205, 64)
+COLOURS = {"no download": (46, 160, 98), "Wan 2.1": (52, 110, 210), "Wan 2.2": (134, 84, 214)}
+SPECIAL = (206, 104, 36)  # what else is written
 
 
-def mode_of(name: str) -> Mode:
-    return MODES[name.split("_", 1)[1].removesuffix("_lightning")]
+def mode_of(name: str) -> str:
+    return name.split("_", 1)[1].removesuffix("_lightning")
 
 
-# --- what the demo model makes ---------------------------------------------------------------------------------------
+def badges(name: str) -> list[str]:
+    """What is needed, and what is special."""
+    first = {"demo": "no download", "wan21": "Wan 2.1", "wan22": "Wan 2.2"}[name.split("_")[0]]
+    special = {"lightning": "4 steps", "nodes": "single nodes", "keyframes": "stock samplers"}
+    return [first, *(text for ending, text in special.items() if name.endswith(ending))]
 
 
-def make(server: Any, name: str, seed: int) -> list[Image.Image]:
-    """The 17 frames of a workflow's mode."""
-    from demo_model.world import draw, scene_of
-
-    scene = scene_of(SCENES[name], seed)
-    folder = server.base / "input"
-    for word, text in (("clip", SCENES[name]), ("other", OTHER)):
-        clip = [Image.fromarray(frame) for frame in (draw([scene_of(text, seed)])[0].numpy() * 255).round().astype(np.uint8)]
-        clip[0].save(folder / f"{word}{name}.webp", save_all=True, append_images=clip[1:], lossless=True, duration=125)
-        if word == "clip":
-            for at, frame in enumerate(clip):
-                frame.save(folder / f"frame{name}{at}.png")
-    run = server.run(prompt_of(name, scene.caption, seed))
-    return [Image.open(path).convert("RGB") for path in run.files if path.suffix == ".png"]
+# --- what the model makes --------------------------------------------------------------------------------------------
 
 
-def prompt_of(name: str, caption: str, seed: int) -> dict[str, Any]:
-    prompt = copy.deepcopy(json.loads((HERE / "api" / "demo_image_to_video.json").read_text(encoding="utf-8")))
-    items = [{**item, "media": item["media"].format(f"{name}{item['at']}" if "take" not in item else name)}
-             for item in mode_of(name).items]  # fmt: skip
-    for node in prompt.values():
-        if node["class_type"] == "PusaTimeline":
-            node["inputs"]["timeline"] = json.dumps({"version": 1, "items": items})
-        elif node["class_type"] == "PusaKSampler":
-            node["inputs"] |= {"seed": seed, "steps": 20}
-        elif node["_meta"]["title"] == "Prompt":
-            node["inputs"]["text"] = caption
-    decoded = next(key for key, node in prompt.items() if node["class_type"] == "VAEDecode")
-    kept = {key: node for key, node in prompt.items() if int(key) <= int(decoded)}
-    return kept | {"frames": {"class_type": "PreviewImage", "inputs": {"images": [decoded, 0]}}}
+def scene_frames(name: str, seed: int) -> list[Image.Image]:
+    """The clip of which parts are given."""
+    clip = draw([scene_of(SCENES[name], seed)])[0]
+    if mode_of(name) == "transition":
+        clip[LENGTH // 2 :] = draw([scene_of(SECOND_SCENE, seed)])[0][LENGTH // 2 :]
+    return [Image.fromarray(frame) for frame in (clip.numpy() * 255).round().astype(np.uint8)]
+
+
+def prompt_of(name: str, seed: int) -> dict[str, dict]:
+    """The demo's prompt with the mode's frames on its timeline, and its frames as pictures."""
+    prompt = json.loads((PACK / "workflows" / "api" / "demo_text_to_video.json").read_text(encoding="utf-8"))
+    ids = {node["class_type"]: key for key, node in prompt.items()}
+    by_title = {node["_meta"]["title"]: node["inputs"] for node in prompt.values()}
+    items = [
+        {"at": first, "media": f"{name}.mp4", "take": [first, first + count], "noise": 0}
+        for first, count in GIVEN[mode_of(name)]
+    ]
+    by_title["Pusa Timeline"]["timeline"] = json.dumps({"version": 1, "items": items})
+    by_title["Prompt"]["text"] = SCENES[name]
+    by_title["Pusa KSampler"] |= {"seed": seed, "steps": 20}
+    for kind in ("ImageScaleBy", "CreateVideo", "SaveVideo"):
+        del prompt[ids[kind]]
+    return prompt | {"frames": {"class_type": "PreviewImage", "inputs": {"images": [ids["VAEDecode"], 0]}}}
+
+
+def made(server: ComfyServer, name: str, seed: int) -> list[Image.Image]:
+    large = (frame.resize((384, 384), Image.Resampling.NEAREST) for frame in scene_frames(name, seed))
+    write_clip(server.base / "input" / f"{name}.mp4", large, round(DEMO_FPS), 8)
+    paths = server.outputs({"frames": server.run(prompt_of(name, seed)).outputs["frames"]})
+    return [Image.open(path).convert("RGB") for path in paths]
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
-def picture(name: str, frames: list[Image.Image]) -> Image.Image:
-    mode = mode_of(name)
-    badge, colour, behind = BADGES["lightning" if name.endswith("lightning") else name.split("_")[0]]
-    sheet = _gradient(behind)
-    draw = ImageDraw.Draw(sheet)
-    family = BADGES[name.split("_")[0]][0]
-    _pill(draw, SIDE - EDGE, badge if badge == family else f"{family}, {badge}", colour)
-    for place, at in enumerate(mode.shown):
-        x, y = EDGE + place % 3 * (FRAME + GAP + 3), TOP + place // 3 * (FRAME + GAP)
-        if at in mode.given:
-            draw.rounded_rectangle([x - 5, y - 5, x + FRAME + 4, y + FRAME + 4], 10, fill=WHITE)
-        sheet.paste(frames[at].resize((FRAME, FRAME), Image.Resampling.BICUBIC), (x, y))
-    _words(draw, mode.words)
-    _bar(draw, mode.given)
-    return sheet
+def card(name: str, frames: list[Image.Image]) -> Image.Image:
+    """Eight frames on two strips of film, below the mode's name; the page puts a mark of its own at the top left."""
+    image = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(image)
+    pen.text((SIDE / 2, 64), HEADINGS[mode_of(name)], INK, ImageFont.load_default(35), "mm")
+    given = {first + i for first, count in GIVEN[mode_of(name)] for i in range(count)}
+    for row in range(2):
+        _strip(image, 92 + row * (FRAME + 2 * HOLE + 8), SHOWN[4 * row : 4 * row + 4], frames, given)
+    _chips(pen, badges(name), 370)
+    return image
 
 
-def _gradient(colour: tuple[int, int, int]) -> Image.Image:
-    part = np.linspace(0, 1, SIDE)[:, None, None]
-    rows = np.array(colour) * (1 - part) + np.array(DARK) * part
-    return Image.fromarray(np.broadcast_to(rows, (SIDE, SIDE, 3)).round().astype(np.uint8))
+def _strip(image: Image.Image, top: int, numbers: tuple[int, ...], frames: list[Image.Image], given: set[int]) -> None:
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, top, SIDE, top + FRAME + 2 * HOLE - 1), STRIP)
+    for left in range(6, SIDE, 24):
+        for y in (top + 4, top + FRAME + HOLE + 4):
+            pen.rounded_rectangle((left, y, left + 11, y + 5), 2, PAPER)
+    gap = (SIDE - 4 * FRAME) // 5
+    for column, number in enumerate(numbers):
+        left, y = gap + column * (FRAME + gap), top + HOLE
+        image.paste(frames[number].resize((FRAME, FRAME), Image.Resampling.BICUBIC), (left, y))
+        if number in given:
+            pen.rectangle((left - 3, y - 3, left + FRAME + 2, y + FRAME + 2), outline=BORDER, width=6)
 
 
-def _pill(draw: ImageDraw.ImageDraw, right: int, text: str, colour: tuple[int, int, int]) -> None:
-    font = ImageFont.load_default(24)
-    width = draw.textlength(text, font)
-    draw.rounded_rectangle([right - width - 28, 10, right, 48], 19, fill=colour)
-    draw.text((right - 14 - width / 2, 29), text, WHITE, font, "mm")
+def _chips(pen: ImageDraw.ImageDraw, texts: list[str], middle: int) -> None:
+    """Words on coloured ground, beside each other in the middle."""
+    font, gap, inside = ImageFont.load_default(23), 12, 16
+    widths = [pen.textlength(text, font) + 2 * inside for text in texts]
+    left = (SIDE - sum(widths) - gap * (len(texts) - 1)) / 2
+    for text, width in zip(texts, widths):
+        pen.rounded_rectangle((left, middle - 20, left + width, middle + 20), 20, COLOURS.get(text, SPECIAL))
+        pen.text((left + width / 2, middle), text, "white", font, "mm")
+        left += width + gap
 
 
-def _words(draw: ImageDraw.ImageDraw, text: str) -> None:
-    draw.text((SIDE / 2, TOP + 2 * FRAME + GAP + 36), text, WHITE, ImageFont.load_default(42), "mm")
-
-
-def _bar(draw: ImageDraw.ImageDraw, given: Iterable[int]) -> None:
-    """The latent frames; those with a given picture are gold."""
-    latents = {(at + 3) // 4 for at in given}
-    width = (SIDE - 2 * EDGE) / LATENTS
-    for latent in range(LATENTS):
-        left = EDGE + latent * width
-        colour = GOLD if latent in latents else MADE
-        draw.rounded_rectangle([left + 2, SIDE - 48, left + width - 3, SIDE - 20], 8, fill=colour)
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """As good as a small file can be."""
-    for quality in QUALITIES:
-        image.save(path, quality=quality, optimize=True)
-        if path.stat().st_size <= LARGEST:
-            return
-
-
-def main(names: list[str]) -> None:
-    from recipes import TITLES
-
-    from environment.comfyui import find_comfyui
-    from environment.server import ComfyServer
-
+def main() -> None:
     comfyui = find_comfyui()
     if comfyui is None:
-        sys.exit("No ComfyUI was found: set COMFYUI_PATH.")
+        sys.exit("No ComfyUI was found: set COMFYUI_PATH to its folder.")
     with ComfyServer(comfyui) as server:
-        for seed, (describe, title) in enumerate(TITLES.items()):
-            if not names or describe.__name__ in names:
-                frames = make(server, describe.__name__, seed)
-                save(picture(describe.__name__, frames), HERE / f"{title}.jpg")
+        for seed, workflow in enumerate(workflows()):
+            picture = card(workflow.name, made(server, workflow.name, seed))
+            picture.save(PACK / "workflows" / f"{workflow.title}.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -168,6 +168,18 @@ def test_every_file_is_there_or_offered(server, name):
         assert annotation == "[pusa]" and (PACK / "web" / "samples" / file).is_file()
 
 
+def test_every_template_has_its_own_thumbnail():
+    """The page takes TITLE.jpg beside TITLE.json; it shows a square."""
+    assert {path.stem for path in WORKFLOWS.glob("*.jpg")} == set(TITLES.values())
+    pictures = []
+    for path in WORKFLOWS.glob("*.jpg"):
+        assert path.stat().st_size <= 30_000, path.name
+        with Image.open(path) as image:
+            assert image.width == image.height >= 264
+            pictures.append(np.asarray(image.convert("RGB"), dtype=float))
+    assert all(abs(a - b).mean() > 5 for a, b in combinations(pictures, 2))
+
+
 # --- where things are ------------------------------------------------------------------------------------------------
 
 
