@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from ...messages import fault
+from ...messages import fault, mark
 from .checks import check_model
 from .files import read_state
 
@@ -32,7 +32,7 @@ def fold_frame_rate(model: ModelPatcher, path: Path, fps: float) -> ModelPatcher
         ValueError: the file has no such vector, or is not the model's.
     """
     check_model(model)
-    state = _stripped(read_state(path, "the model's file"))
+    state = _stripped(read_state(path, mark("the model's file")))
     missing = [name for name in (*PARTS, TARGET) if name not in state]
     if missing:
         raise fault(
