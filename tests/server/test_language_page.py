@@ -11,7 +11,7 @@ import pytest
 
 from environment.comfyui import PACK
 from environment.server import ComfyServer, ExecutionFailed, PromptRefused
-from languages.compare import ENGLISH
+from languages.compare import ENGLISH, FILES
 from tests.server.page import NoBrowser, open_page
 
 MARKS = {"zh": "\u4e2d", "de": "\u00dc"}
@@ -52,7 +52,7 @@ def copy(tmp_path_factory):
     for language, mark in MARKS.items():
         other = folder / "locales" / language
         other.mkdir(exist_ok=True)
-        for source, target in (("messages.json", "messages.json"), ("nodes.json", "nodeDefs.json")):
+        for source, target in FILES.items():
             text = json.loads((ENGLISH / source).read_text(encoding="utf-8"))
             (other / target).write_text(json.dumps(marked(text, mark)), encoding="utf-8")
         page = folder / "web" / "docs" / "PusaKeyframe" / f"{language}.md"
@@ -91,6 +91,16 @@ def test_nodes_and_their_inputs(translated):
         assert labels == {name: f"{mark} {words['inputs'][name]['name']}" for name in labels}
         assert len(labels) >= len(words["inputs"]) - 1, shown  # growing inputs have other names
     assert page.errors == []
+
+
+def test_the_timelines_words(translated):
+    page, _, mark = translated
+    page.browser_page.evaluate(WORDS, ["PusaTimeline"])
+    page.browser_page.wait_for_selector(".pusa-timeline button")
+    shown = page.browser_page.locator(".pusa-timeline").first.inner_text()
+
+    words = json.loads((ENGLISH / "main.json").read_text(encoding="utf-8"))["pusaTimeline"]
+    assert [words[key] for key in ("imageToVideo", "startEnd", "frame", "noise") if f"{mark} {words[key]}" not in shown] == []
 
 
 def test_a_tooltip(translated):

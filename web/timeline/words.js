@@ -1,7 +1,7 @@
-/** The timeline's words in the page's language, from locales/<language>/main.json. */
+/** The timeline's words in the user's language, from locales/<language>/main.json. */
 
-import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { language } from "../language.js";
 import { framesOf } from "./format.js";
 
 const languages = await api.fetchApi("/i18n").then((answer) => answer.json()).catch(() => ({}));
@@ -9,7 +9,7 @@ let words;
 
 /** A text with its {placeholders} filled; English where the page's language lacks it. */
 export function t(key, values = {}) {
-  words ??= { ...languages.en?.pusaTimeline, ...languages[app.extensionManager.setting.get("Comfy.Locale")]?.pusaTimeline };
+  words ??= { ...languages.en?.pusaTimeline, ...languages[language()]?.pusaTimeline };
   return (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
