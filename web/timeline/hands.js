@@ -12,8 +12,7 @@ const STEP = 0.05; // of noise
 /** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
   const { root, lanes } = ui;
-  /** @type {import("./types").Gesture|null} */
-  let gesture = null;
+  let gesture = null; // see types.d.ts
 
   /** Listens; what `react` has used is not for the page. */
   function on(kinds, react) {
@@ -128,7 +127,7 @@ function actionOf(ui, { key, altKey }, side) {
   const isTilt = key === "ArrowLeft" || key === "ArrowRight";
   if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
   if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
-  if (way) return () => ui.step(item, way);
+  if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
   const remove = () => ui.removeItem(item);
   const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
   return actions[key];
@@ -181,7 +180,8 @@ function trimGesture(ui, item, atStart, from) {
   return {
     move(at) {
       const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
-      while (done !== wanted && ui.trim(item, atStart, Math.sign(wanted - done))) done += Math.sign(wanted - done);
+      const way = Math.sign(wanted - done);
+      while (done !== wanted && ui.trim(item, atStart, way)) done += way;
       const { first, count } = ui.placeOf(item);
       ui.dragged = { item };
       ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
@@ -192,7 +192,7 @@ function trimGesture(ui, item, atStart, from) {
 
 /** Draws noise: on one latent frame its value, over several a ramp. */
 function noiseGesture(ui, from) {
-  const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) / STEP) / Math.round(1 / STEP);
+  const noiseAt = ({ y }) => Math.round(20 * clamp((BAR_BOTTOM - y) / BAR, 0, 1)) / 20;
   const before = ui.places().filter(({ fits }) => fits);
   const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
   if (!owner) return null;

@@ -106,7 +106,7 @@ function timelineWidget(node, name, spec) {
   watch(widgetOf(node, "length"));
   entries.add(entry);
   chain(node, "onConnectionsChange", () => ui.refresh());
-  chain(node, "onRemoved", () => (entries.delete(entry), ui.dispose()));
+  chain(node, "onRemoved", () => entries.delete(entry));
   return { widget, minWidth: WIDTH, minHeight: HEIGHT };
 }
 

@@ -1,15 +1,12 @@
 /** The items' elements: where they lie, what they show, and what a screen reader says of them. */
 
-import { clamp, taken } from "./format.js";
+import { clamp, isFilled, taken } from "./format.js";
 import * as media from "./media.js";
 import { element, set } from "./view.js";
 import { t } from "./words.js";
-/** @import {Item, Place} from "./types" */
-/** @import {Timeline} from "./view.js" */
 
 const WIDEST = 84; // pixels of a picture
 
-/** @param {Timeline} ui */
 export function showItems(ui) {
   for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
   const places = ui.places();
@@ -27,17 +24,16 @@ function putAt(shelf, shown, index) {
   if (shown.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** @param {Timeline} ui @param {Place[]} places */
 export function showItem(ui, places, index) {
   const { item, count, fits } = places[index];
   const shown = ui.elements.get(item);
   const dragged = ui.dragged?.item === item && ui.dragged.box;
   const [left, width] = dragged || boxOf(ui, places, index);
   shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
-  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !item.media && !item.input, dragged, ended: item.at < 0 };
+  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
   for (const name in states) shown.classList.toggle(name, Boolean(states[name]));
   showPictures(ui, shown.children[0], item, width);
-  if (shown.children[1].textContent !== String(index + 1)) shown.children[1].textContent = index + 1;
+  if (shown.children[1].textContent != index + 1) shown.children[1].textContent = index + 1;
   describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
@@ -71,7 +67,7 @@ function showPictures(ui, film, item, width) {
   if (film.key === key) return;
   film.key = key;
   const picture = (frame) => (item.media ? [media.pictureOf(item.media, frame)] : connected ? [element("img", { src: connected, alt: "" })] : []);
-  const name = item.media || item.input ? ui.nameOf(item) : t("drop");
+  const name = isFilled(item) ? ui.nameOf(item) : t("drop");
   film.replaceChildren(element("b", {}, name), ...frames.map((frame) => element("span", {}, ...picture(frame))));
 }
 

@@ -1,15 +1,13 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
-/** @import {Frame, Host, Item, Place} from "./types" */
 
 const FIRST_TAKE = 13; // frames of a clip that is added
 
-/** @returns {HTMLElement} */
 export function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
   set(made, attributes);
@@ -21,24 +19,14 @@ export const set = (shown, attributes) => Object.entries(attributes).forEach((at
 const button = (title, onclick, ...children) =>
   Object.assign(element("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
 const group = (name, label, ...children) => element("div", { class: name, role: "group", "aria-label": label }, ...children);
-const isFilled = (item) => item.media || item.input;
 
 export class Timeline {
-  /** @param {Host} host */
+  /** @param {import("./types").Host} host */
   constructor(host) {
-    /** @type {Item[]} */
-    this.items = [];
-    Object.assign(this, { host, text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
+    Object.assign(this, { host, items: [], text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
     this.build();
-    const sizes = new ResizeObserver(() => this.refresh());
-    sizes.observe(this.root);
-    const themes = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
-    for (const part of [document.documentElement, document.body]) themes.observe(part, { attributeFilter: ["class", "style"] });
-    this.observers = [sizes, themes];
-  }
-
-  dispose() {
-    for (const observer of this.observers) observer.disconnect();
+    new ResizeObserver(() => this.refresh()).observe(this.root);
+    this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
   }
 
   build() {
@@ -48,27 +36,27 @@ export class Timeline {
     this.hint = element("div", { class: "hint" }, t("hint"));
     this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
     this.status = element("div", { class: "pt-status", role: "status", "aria-live": "polite" });
-    this.picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "", hidden: "" });
     const presets = PRESETS.map((preset) => button(t(preset.name), () => this.preset(preset), glyph(preset), element("span", {}, t(preset.name))));
-    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status, this.picker];
-    this.root = Object.assign(group("pusa-timeline", t("timeline"), ...parts), { tabIndex: 0 });
+    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status];
+    this.root = group("pusa-timeline", t("timeline"), ...parts);
+    this.root.tabIndex = 0;
   }
 
   buildSettings() {
     const number = (name, step, change) => {
-      const input = element("input", { type: "number", min: 0, step, "aria-label": name, title: name });
-      return Object.assign(input, { onchange: () => input.value && this.selected && change(Number(input.value)) });
+      const input = element("input", { type: "number", min: 0, step });
+      input.onchange = () => input.value && this.selected && change(Number(input.value));
+      return element("label", { title: name }, name, input);
     };
-    const label = (name, input) => element("label", {}, element("span", {}, name), input);
-    this.at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
-    this.noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
+    const at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
+    const noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
+    [this.at, this.noise] = [at.lastChild, noise.lastChild];
+    this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
     this.hold = button(t("holdTip"), () => this.toggleHold(), t("hold"));
     this.remove = button(t("remove"), () => this.removeItem(this.selected), "✕");
-    this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
     this.chips = element("span", { class: "chips" });
-    const left = [button(t("addTip"), () => this.pick(), `+ ${t("add")}`), this.chips, this.fold];
-    const right = [label(t("frame"), this.at), label(t("noise"), this.noise), this.hold, this.remove];
-    return element("div", { class: "settings" }, ...left, element("span", { class: "space" }), ...right);
+    const add = button(t("addTip"), () => this.pick(), `+ ${t("add")}`);
+    return element("div", { class: "settings" }, add, this.chips, this.fold, at, noise, this.hold, this.remove);
   }
 
   // --- value
@@ -95,8 +83,8 @@ export class Timeline {
   }
 
   /** Ends a gesture on one item. */
-  changedItem(item, words) {
-    this.changed([words, `${this.nameOf(item)}: ${this.describe(item)}`].filter(Boolean).join(" "));
+  changedItem(item, words = "") {
+    this.changed(`${words} ${this.nameOf(item)}: ${this.describe(item)}`.trim());
   }
 
   say(words, isError = false) {
@@ -112,7 +100,6 @@ export class Timeline {
   get latents() {
     return latentsOf(this.length);
   }
-  /** @returns {Place} */
   placeOf(item) {
     return place(item, this.length, media.totalOf(item));
   }
@@ -137,24 +124,14 @@ export class Timeline {
     return freePlace(this.occupied(without), clamp(latent, 0, this.latents - count), count);
   }
 
-  /** Moves an item to a latent frame, or the nearest free one. */
-  moveTo(item, latent) {
+  /** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
+  moveTo(item, latent, way) {
     const { count } = this.placeOf(item);
-    this.settle(item, this.freeNear(latent, count, item), clamp(latent, 0, this.latents - count));
-  }
-
-  /** One latent frame on, over what is in the way. */
-  step(item, way) {
-    const { first, count } = this.placeOf(item);
-    const free = freePlace(this.occupied(item), first + way, count, [way]);
-    if (free == null) this.say(t(way < 0 ? "atStart" : "atEnd", { name: this.nameOf(item) }));
-    else this.settle(item, free, first + way);
-  }
-
-  settle(item, free, wanted) {
-    if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
-    item.at = anchored(free, this.placeOf(item).count, this.length);
-    this.changedItem(item, free !== wanted && t("taken", { latent: wanted }));
+    const wanted = way ? latent : clamp(latent, 0, this.latents - count);
+    const free = freePlace(this.occupied(item), wanted, count, way && [way]);
+    if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
+    item.at = anchored(free, count, this.length);
+    this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
   }
 
   describe(item) {
@@ -204,9 +181,8 @@ export class Timeline {
 
   removeItem(item) {
     const index = this.items.indexOf(item);
-    if (index < 0) return;
     this.items.splice(index, 1);
-    this.selected = this.items[Math.min(index, this.items.length - 1)] ?? null;
+    this.selected = this.items[index] ?? this.items[index - 1] ?? null;
     this.changed(t("removed", { name: this.nameOf(item) }));
     (this.elements.get(this.selected) ?? this.root).focus();
   }
@@ -218,13 +194,13 @@ export class Timeline {
     this.changedItem(item);
   }
 
-  /** Takes more latent frames of a clip, or fewer, at its start or end. @returns {boolean} whether that can be */
+  /** Takes more latent frames of a clip, or fewer, at its start or end, if that can be. */
   trim(item, atStart, more) {
     const [at, total] = [this.placeOf(item), media.totalOf(item)];
     const frames = item.take && taken(item, total);
     if (!at.fits || !frames) return false;
-    const [before, after] = atStart ? [more, 0] : [0, more];
-    const take = [frames[0] - 4 * before, frames[1] + 4 * after];
+    const before = atStart ? more : 0;
+    const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
     const [first, count] = [at.first - before, at.count + more];
     if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
     if (freePlace(this.occupied(item), first, count, [0]) == null) return false;
@@ -246,9 +222,9 @@ export class Timeline {
   }
 
   pick(latent = null) {
-    this.picker.onchange = () => this.addFiles([...this.picker.files], latent);
-    this.picker.value = "";
-    this.picker.click();
+    const picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+    picker.onchange = () => this.addFiles(picker.files, latent);
+    picker.click();
   }
 
   async addFiles(files, latent = null) {
@@ -281,7 +257,7 @@ export class Timeline {
     this.redraw();
   }
 
-  /** What every latent frame does. @returns {(Frame|null)[]} */
+  /** What every latent frame does. */
   frames() {
     const frames = Array(this.latents).fill(null);
     for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
@@ -316,9 +292,9 @@ export class Timeline {
     this.noise.value = item ? noiseOf(item, 1)[0] : "";
     this.hold.setAttribute("aria-pressed", item?.behaviour === "hold");
     this.fold.setAttribute("aria-pressed", this.host.fold);
-    const free = this.host.inputs().filter(({ input }) => !this.items.some((item) => item.input === input));
-    const chip = (input, name) => button(t("addInput", { name }), () => this.add({ input }), `+ ${name}`);
-    this.chips.replaceChildren(...free.map(({ input }) => chip(input, this.nameOf({ input }))));
+    const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
+    const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
+    this.chips.replaceChildren(...free.map(chip));
     this.hint.hidden = this.items.length > 0;
   }
 }
