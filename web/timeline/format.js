@@ -37,7 +37,6 @@ export function taken({ take = [0, null] }, total) {
   return frames.every(Number.isInteger) ? frames : null;
 }
 
-/** How many latent frames an item fills. */
 export function latentCount(item, total) {
   const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
   const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
@@ -67,7 +66,6 @@ export function freePlace(occupied, wanted, count, ways = [1, -1]) {
   return null;
 }
 
-/** The noise multipliers of an item's latent frames. */
 export function noiseOf({ noise = 0.2 }, count) {
   const ramp = String(noise).split(/\s+to\s+/);
   const values = String(noise).split(",");
@@ -83,7 +81,6 @@ export function setNoise(item, values) {
   item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
 }
 
-/** The value of a piecewise linear map. */
 export function sigmaAt(knots, sigma) {
   let i = 1;
   while (i < knots.length - 1 && knots[i][0] <= sigma) i++;

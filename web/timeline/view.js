@@ -2,61 +2,27 @@
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
 import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
 
 const FIRST_TAKE = 13; // frames of a clip that is added
 
-export function element(tag, attributes, ...children) {
-  const made = document.createElement(tag);
-  set(made, attributes);
-  made.append(...children);
-  return made;
-}
-export const set = (shown, attributes) => Object.entries(attributes).forEach((attribute) => shown.setAttribute(...attribute));
-
-const button = (title, onclick, ...children) =>
-  Object.assign(element("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
-const group = (name, label, ...children) => element("div", { class: name, role: "group", "aria-label": label }, ...children);
-
 export class Timeline {
   /** @param {import("./types").Host} host */
   constructor(host) {
     Object.assign(this, { host, items: [], text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
-    this.build();
+    Object.assign(this, copy(TIMELINE));
+    this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
+    this.plus.onclick = () => this.pick();
+    this.fold.onclick = () => this.toggleFold();
+    this.hold.onclick = () => this.toggleHold();
+    this.remove.onclick = () => this.removeItem(this.selected);
+    this.at.onchange = () => this.moveTo(this.selected, latentOf(+this.at.value));
+    this.noise.onchange = () => this.setNoise(this.selected, () => +this.noise.value);
     new ResizeObserver(() => this.refresh()).observe(this.root);
     this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
-  }
-
-  build() {
-    this.canvas = element("canvas", { "aria-hidden": true });
-    this.overview = element("canvas", { class: "pt-overview", "aria-hidden": true });
-    this.shelf = group("shelf", t("items"));
-    this.hint = element("div", { class: "hint" }, t("hint"));
-    this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
-    this.status = element("div", { class: "pt-status", role: "status", "aria-live": "polite" });
-    const presets = PRESETS.map((preset) => button(t(preset.name), () => this.preset(preset), glyph(preset), element("span", {}, t(preset.name))));
-    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status];
-    this.root = group("pusa-timeline", t("timeline"), ...parts);
-    this.root.tabIndex = 0;
-  }
-
-  buildSettings() {
-    const number = (name, step, change) => {
-      const input = element("input", { type: "number", min: 0, step });
-      input.onchange = () => input.value && this.selected && change(Number(input.value));
-      return element("label", { title: name }, name, input);
-    };
-    const at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
-    const noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
-    [this.at, this.noise] = [at.lastChild, noise.lastChild];
-    this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
-    this.hold = button(t("holdTip"), () => this.toggleHold(), t("hold"));
-    this.remove = button(t("remove"), () => this.removeItem(this.selected), "✕");
-    this.chips = element("span", { class: "chips" });
-    const add = button(t("addTip"), () => this.pick(), `+ ${t("add")}`);
-    return element("div", { class: "settings" }, add, this.chips, this.fold, at, noise, this.hold, this.remove);
   }
 
   // --- value
@@ -82,7 +48,6 @@ export class Timeline {
     if (isNew) this.host.commit();
   }
 
-  /** Ends a gesture on one item. */
   changedItem(item, words = "") {
     this.changed(`${words} ${this.nameOf(item)}: ${this.describe(item)}`.trim());
   }
@@ -113,6 +78,10 @@ export class Timeline {
     return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
   }
 
+  get isFolded() {
+    return Boolean(this.host.settings().pusa_fold);
+  }
+
   /** Which latent frames are filled, but for those of one item. */
   occupied(without) {
     const filled = Array(this.latents).fill(false);
@@ -122,6 +91,11 @@ export class Timeline {
 
   freeNear(latent, count, without) {
     return freePlace(this.occupied(without), clamp(latent, 0, this.latents - count), count);
+  }
+
+  afterSelected() {
+    const { first, count } = this.selected ? this.placeOf(this.selected) : {};
+    return this.selected && first + count;
   }
 
   /** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
@@ -210,6 +184,11 @@ export class Timeline {
     return true;
   }
 
+  toggleFold() {
+    this.host.settings().pusa_fold = !this.isFolded;
+    this.refresh();
+  }
+
   toggleHold() {
     this.selected.behaviour = this.selected.behaviour === "hold" ? "evolve" : "hold";
     this.changedItem(this.selected);
@@ -222,7 +201,7 @@ export class Timeline {
   }
 
   pick(latent = null) {
-    const picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+    const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
     picker.onchange = () => this.addFiles(picker.files, latent);
     picker.click();
   }
@@ -242,7 +221,7 @@ export class Timeline {
     this.theme = readTheme(this.root);
     this.sampling = this.host.sampling();
     this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
-    this.edges = layout(this.frames(), this.width, this.host.fold);
+    this.edges = layout(this.frames(), this.width, this.isFolded);
     this.overview.hidden = this.edges[this.latents] <= this.width + 1;
     this.showSettings();
     this.scrollTo(this.scroll);
@@ -257,7 +236,6 @@ export class Timeline {
     this.redraw();
   }
 
-  /** What every latent frame does. */
   frames() {
     const frames = Array(this.latents).fill(null);
     for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
@@ -269,7 +247,6 @@ export class Timeline {
     return frames;
   }
 
-  /** Draws once before the page's next picture. */
   later() {
     this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
   }
@@ -290,8 +267,8 @@ export class Timeline {
     for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
     this.at.value = item ? this.placeOf(item).frame : "";
     this.noise.value = item ? noiseOf(item, 1)[0] : "";
-    this.hold.setAttribute("aria-pressed", item?.behaviour === "hold");
-    this.fold.setAttribute("aria-pressed", this.host.fold);
+    set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
+    set(this.fold, { "aria-pressed": this.isFolded });
     const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
     const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
     this.chips.replaceChildren(...free.map(chip));
@@ -299,13 +276,13 @@ export class Timeline {
   }
 }
 
-/** A preset in small: where it has pictures. */
-function glyph({ slots }) {
+/** With a picture of where the preset has pictures. */
+function presetButton({ name, slots }, onclick) {
   const bars = slots.map(({ at, take }) => {
     const width = take ? 6 : 3;
-    return element("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
+    return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
   });
-  return element("i", { class: "glyph", "aria-hidden": true }, ...bars);
+  return button(t(name), onclick, build("i", { class: "glyph" }, ...bars), build("span", {}, t(name)));
 }
 
 /** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */
