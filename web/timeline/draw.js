@@ -34,7 +34,7 @@ export function latentAt(edges, x) {
   return (behind < 0 ? edges.length - 1 : behind) - 1;
 }
 
-/** Calls `each(left, width, frame, first)` for what is visible; ordinary neighbours come together, if wanted. */
+/** Calls `each` for what is visible; ordinary neighbours come together, if wanted. */
 function forFrames({ edges, frames, scroll, width }, together, each) {
   const last = latentAt(edges, scroll + width);
   for (let i = latentAt(edges, scroll), end; i <= last; i = end) {
@@ -43,7 +43,7 @@ function forFrames({ edges, frames, scroll, width }, together, each) {
   }
 }
 
-/** A view, and how to fill and write on a canvas of so many of the page's pixels. */
+/** A view, and how to fill and write on a canvas. */
 function prepare(canvas, view, height) {
   const [ratio, width] = [view.ratio, view.width + GUTTER];
   const size = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -62,25 +62,21 @@ function prepare(canvas, view, height) {
 export function draw(canvas, view) {
   const pen = prepare(canvas, view, BOTTOM);
   drawLabels(pen);
-  pen.c.beginPath();
-  pen.c.rect(GUTTER, 0, view.width, BOTTOM);
-  pen.c.save();
-  pen.c.clip();
-  pen.c.translate(GUTTER - view.scroll, 0);
+  const { c } = pen;
+  c.save();
+  c.beginPath();
+  c.rect(GUTTER, 0, view.width, BOTTOM);
+  c.clip();
+  c.translate(GUTTER - view.scroll, 0);
+  c.textAlign = "center";
   for (const part of [drawColumns, drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
-  pen.c.restore();
+  c.restore();
 }
 
 function drawLabels({ write, ink }) {
-  const label = (alpha, text, y) => write(text, GUTTER - 7, y, alpha, ink, GUTTER - 9);
-  label(0.85, t("frameLane"), 9);
-  label(0.6, t("secondsLane"), 20);
-  label(0.85, t("noiseLane"), NOISE_TOP + 31);
-  label(0.6, 1, NOISE_TOP + 11);
-  label(0.6, 0, BAR_BOTTOM - 2);
-  label(0.85, t("sigmaLane"), HEAT_TOP + 28);
-  label(0.6, t("firstStep"), HEAT_TOP + 7);
-  label(0.6, t("lastStep"), BOTTOM - 6);
+  const names = [["frameLane", 9], ["noiseLane", NOISE_TOP + 31], ["sigmaLane", HEAT_TOP + 28]];
+  const ends = [["secondsLane", 20], ["1", NOISE_TOP + 11], ["0", BAR_BOTTOM - 2], ["firstStep", HEAT_TOP + 7], ["lastStep", BOTTOM - 6]];
+  for (const labels of [names, ends]) for (const [key, y] of labels) write(t(key), GUTTER - 7, y, labels === names ? 0.85 : 0.6, ink, GUTTER - 9);
 }
 
 function drawColumns(pen) {
@@ -90,11 +86,10 @@ function drawColumns(pen) {
 }
 
 function drawRuler(pen) {
-  const { c, fill, write, edges, scroll, width, fps, ink } = pen;
+  const { fill, write, edges, scroll, width, fps, ink } = pen;
   const last = edges.length - 2;
   const every = [1, 2, 4, 8, 16, 32].find((n) => (n * edges[last + 1]) / (last + 1) >= 34) ?? 64;
   let free = -1;
-  c.textAlign = "center";
   forFrames(pen, false, (left, w, _, i) => {
     const x = left + w / 2;
     const isLabelled = i === last || (i % every === 0 && x >= free && x < edges[last] - 24);
@@ -136,29 +131,33 @@ function drawHeat(pen) {
 }
 
 /** The line between Wan2.2's two experts. */
-function drawSwitch({ c, fill, write, sigmas, boundary, scroll, width }) {
+function drawSwitch(pen) {
+  const { fill, sigmas, boundary, scroll, width } = pen;
   const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
   if (step < 1) return;
   const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
   fill("#000", 1, scroll, y - 1.5, width, 3);
   for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);
-  const [wide, top] = [c.measureText(text).width + 12, Math.min(y + 3, BOTTOM - 14)];
-  fill("#000", 0.8, end - wide, top, wide, 13);
-  write(text, end - wide / 2, top + 7, 1, "#fff");
+  drawText(pen, text, end, Math.min(y + 3, BOTTOM - 16), "#000", "#000", "#fff");
 }
 
-function drawGhost({ c, fill, write, edges, scroll, width, ghost, accent, paper }) {
+function drawText({ c, fill, write, scroll, width }, text, middle, y, edge, paper, ink) {
+  const wide = c.measureText(text).width + 12;
+  const x = clamp(middle - wide / 2, scroll + 1, scroll + width - wide - 1);
+  fill(edge, 1, x - 1, y - 1, wide + 2, 17);
+  fill(paper, 1, x, y, wide, 15);
+  write(text, x + wide / 2, y + 8, 1, ink);
+}
+
+function drawGhost(pen) {
+  const { c, fill, edges, ghost, accent, paper } = pen;
   if (!ghost) return;
   const { first, count, text } = ghost;
   const [left, wide] = [edges[first], edges[first + count] - edges[first]];
   fill(accent, 0.16, left, RULER, wide, BOTTOM - RULER);
   Object.assign(c, { globalAlpha: 1, strokeStyle: accent }).setLineDash([4, 3]);
   c.strokeRect(left + 0.75, RULER + 0.75, wide - 1.5, BOTTOM - RULER - 3);
-  const label = c.measureText(text).width + 12;
-  const x = clamp(left + (wide - label) / 2, scroll, scroll + width - label);
-  fill(accent, 1, x - 1, 4, label + 2, 19);
-  fill(paper, 1, x, 5, label, 17);
-  write(text, x + label / 2, 14);
+  drawText(pen, text, left + wide / 2, 6, accent, paper);
 }
 
 /** The whole video in small, and the part of it that the lanes show. */

@@ -1,11 +1,10 @@
 /** The timeline's text, and which latent frames its items fill: pure, and as pusa_core has it (tests/timeline_cases.json). */
 
-/** @import * as T from "./types" */
-
 export const STRIDE = 4;
 export const EMPTY = '{"version":1,"items":[]}';
 const KEYS = ["at", "media", "input", "take", "noise", "behaviour"];
 
+export const isFilled = (item) => Boolean(item.media || item.input);
 export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 export const mix = (from, to, share) => from + (to - from) * share;
 
@@ -16,7 +15,7 @@ export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent -
 /** Latent frames of a video of so many frames. */
 export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
 
-/** The items of the node's value. @returns {T.Item[]|null} null where it cannot be shown */
+/** The items of the node's value, or null where it cannot be shown. */
 export function parse(text) {
   if (!text?.trim()) return [];
   try {
@@ -27,7 +26,6 @@ export function parse(text) {
   }
 }
 
-/** @param {T.Item[]} items */
 export function serialize(items) {
   const kept = (item) => KEYS.filter((key) => item[key] != null && item[key] !== "evolve").map((key) => [key, item[key]]);
   return JSON.stringify({ version: 1, items: items.map((item) => Object.fromEntries(kept(item))) });
@@ -39,17 +37,13 @@ export function taken({ take = [0, null] }, total) {
   return frames.every(Number.isInteger) ? frames : null;
 }
 
-/** How many latent frames an item fills. */
 export function latentCount(item, total) {
   const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
   const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
   return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
 }
 
-/**
- * Where an item lands in a video of so many frames, and its noise there; at the end if it does not fit.
- * @param {T.Item} item @param {number} [total] frames of its clip @returns {T.Place}
- */
+/** Where an item of a clip of `total` frames lands in a video of `length`, and its noise there; at the end if it does not fit. */
 export function place(item, length, total) {
   const [count, latents] = [latentCount(item, total), latentsOf(length)];
   const isInside = item.at >= -length && item.at < length;
@@ -63,10 +57,7 @@ export function anchored(first, count, length) {
   return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
 }
 
-/**
- * The free place nearest to a wanted one, on both sides or to one of them.
- * @param {boolean[]} occupied for every latent frame @returns {number|null}
- */
+/** The free place nearest to a wanted one, on both sides or to one of them; null where there is none. */
 export function freePlace(occupied, wanted, count, ways = [1, -1]) {
   const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
   for (let distance = 0; distance < occupied.length; distance++) {
@@ -75,13 +66,12 @@ export function freePlace(occupied, wanted, count, ways = [1, -1]) {
   return null;
 }
 
-/** The noise multipliers of an item's latent frames. @returns {number[]} */
 export function noiseOf({ noise = 0.2 }, count) {
-  const ramp = typeof noise === "string" && noise.split(/\s+to\s+/).map(Number);
-  const values = typeof noise === "string" ? noise.split(",").map(Number) : [noise].flat();
+  const ramp = String(noise).split(/\s+to\s+/);
+  const values = String(noise).split(",");
   return Array.from({ length: count }, (_, i) => {
-    const value = ramp?.length === 2 ? mix(ramp[0], ramp[1], i / Math.max(1, count - 1)) : values[Math.min(i, values.length - 1)];
-    return clamp(Number(value) || 0, 0, 1);
+    const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +values[Math.min(i, values.length - 1)];
+    return clamp(value || 0, 0, 1);
   });
 }
 
@@ -91,7 +81,6 @@ export function setNoise(item, values) {
   item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
 }
 
-/** The value of a piecewise linear map. @param {T.Knots} knots */
 export function sigmaAt(knots, sigma) {
   let i = 1;
   while (i < knots.length - 1 && knots[i][0] <= sigma) i++;
@@ -101,24 +90,17 @@ export function sigmaAt(knots, sigma) {
 
 /** Pusa's sigmas, from 1 to 0. */
 export function sigmaGrid(steps, shift) {
-  return Array.from({ length: steps + 1 }, (_, i) => (shift * (1 - i / steps)) / (1 + (shift - 1) * (1 - i / steps)));
+  return Array.from({ length: steps + 1 }, (_, i) => (shift * (steps - i)) / (i + shift * (steps - i)));
 }
 
-/** The frames of a FrameSchedule's JSON that do not simply follow the sampler. @returns {Map<number, T.Knots>} */
+/** The frames of a FrameSchedule's JSON that do not simply follow the sampler. */
 export function readSchedule(text) {
   const frames = Object.entries(JSON.parse(text).keyframes);
   return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
 }
 
 /** Places and noise, and how clips are taken; `same` uses one clip for all. */
-export const PRESETS = [
-  { name: "imageToVideo", slots: [{ at: 0, noise: 0.2 }] },
-  { name: "startEnd", slots: [{ at: 0, noise: 0.2 }, { at: -1, noise: 0.5 }] },
-  { name: "threeKeyframes", slots: [{ at: 0, noise: 0.2 }, { at: "middle", noise: 0.5 }, { at: -1, noise: 0.5 }] },
-  { name: "completion", same: true, slots: [{ at: 0, take: [0, 9], noise: 0.3 }, { at: -13, take: [-13, null], noise: 0.3 }] },
-  { name: "extension", slots: [{ at: 0, take: [-13, null], noise: [0, 0.3, 0.4, 0.5] }] },
-  { name: "transition", slots: [{ at: 0, take: [-13, null], noise: 0.3 }, { at: -13, take: [0, 13], noise: 0.3 }] },
-];
+export const PRESETS = await (await fetch(new URL("presets.json", import.meta.url))).json();
 
 /** An item's place, for a clip or a single picture. */
 export function fitted(item, isClip) {
@@ -134,7 +116,7 @@ function shortened({ at, take, noise }, latents) {
 
 /** A preset's items, of the pictures and clips that are there; what is missing stays an empty place. */
 export function arrange({ slots, same }, items, length, isClip) {
-  const pool = items.filter((item) => item.media || item.input);
+  const pool = items.filter(isFilled);
   const latents = latentsOf(length);
   return slots.map((slot, index) => {
     const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };

@@ -1,4 +1,4 @@
-/** What hands do on a timeline: pointer, keys, clipboard, dropped files. A gesture ends in one change of the value. */
+/** What hands do on a timeline. A gesture ends in one change of the value. */
 
 import { BAR, BAR_BOTTOM, GUTTER, NOISE_TOP, latentAt } from "./draw.js";
 import { STRIDE, anchored, clamp, mix, setNoise } from "./format.js";
@@ -8,12 +8,12 @@ import { noiseWords, placeWords, t } from "./words.js";
 
 const THRESHOLD = 4; // pixels, before a press becomes a drag
 const STEP = 0.05; // of noise
+const COPIED = "application/x-pusa-item";
 
 /** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
   const { root, lanes } = ui;
-  /** @type {import("./types").Gesture|null} */
-  let gesture = null;
+  let gesture = null; // see types.d.ts
 
   /** Listens; what `react` has used is not for the page. */
   function on(kinds, react) {
@@ -36,9 +36,8 @@ export function attachHands(ui) {
     if (shown) ui.select(shown.item);
     if (handle) return trimGesture(ui, shown.item, handle.dataset.side === "start", at);
     if (shown) return moveGesture(ui, shown.item, at);
-    if (at.y > NOISE_TOP && at.y < BAR_BOTTOM + 3) return noiseGesture(ui, at);
     if (at.y < NOISE_TOP) ui.select(null);
-    return null;
+    return at.y > NOISE_TOP && at.y < BAR_BOTTOM + 3 ? noiseGesture(ui, at) : null;
   }
 
   on("pointerdown", (event) => {
@@ -50,17 +49,18 @@ export function attachHands(ui) {
     return true;
   });
   on("pointermove", (event) => {
-    gesture?.move(point(event));
-    if (gesture) ui.later();
-    return gesture;
+    if (!gesture) return false;
+    gesture.move(point(event));
+    ui.later();
+    return true;
   });
   on("pointerup pointercancel", (event) => {
     const ended = gesture;
     if (!ended) return false;
     gesture = ui.ghost = ui.dragged = null;
     if (event.type === "pointercancel") ui.setValue(ui.text);
-    else ended.end?.();
-    ui.refresh();
+    else if (ended.item) ui.changedItem(ended.item);
+    else ui.refresh();
     return true;
   });
   on("pointerenter", () => gesture || ui.refresh());
@@ -85,15 +85,16 @@ export function attachHands(ui) {
     return event.dataTransfer.types.includes("Files");
   });
   on("paste", ({ clipboardData, target }) => {
-    const [files, item] = [filesOf(clipboardData), readItem(clipboardData.getData("text/plain"))];
-    if (target.closest("input") || (!files.length && !item)) return false;
-    if (item) ui.insert(item, afterSelected(ui) ?? 0, ui.placeOf(item).count, t("pasted"));
-    else ui.addFiles(files, afterSelected(ui));
+    const [files, text] = [filesOf(clipboardData), clipboardData.getData(COPIED)];
+    if (target.closest("input") || (!files.length && !text)) return false;
+    const item = text && JSON.parse(text);
+    if (item) ui.insert(item, ui.afterSelected() ?? 0, ui.placeOf(item).count, t("pasted"));
+    else ui.addFiles(files, ui.afterSelected());
     return true;
   });
   on("copy cut", ({ clipboardData, target, type }) => {
     if (!ui.selected || target.closest("input")) return false;
-    clipboardData.setData("text/plain", JSON.stringify({ pusa_timeline_item: ui.selected }));
+    clipboardData.setData(COPIED, JSON.stringify(ui.selected));
     if (type === "cut") ui.removeItem(ui.selected);
     return true;
   });
@@ -112,11 +113,11 @@ export function attachHands(ui) {
     const command = event.ctrlKey || event.metaKey;
     if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
     if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
-    const action = key === "+" ? () => ui.pick(afterSelected(ui)) : ui.selected && actionOf(ui, event, side);
+    const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
     if (!action) return false;
     action();
     const shown = ui.elements.get(ui.selected);
-    (side ? shown?.querySelector(`.pt-${side}`) : shown)?.focus({ preventScroll: true });
+    (side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
     return true;
   });
 }
@@ -128,28 +129,13 @@ function actionOf(ui, { key, altKey }, side) {
   const isTilt = key === "ArrowLeft" || key === "ArrowRight";
   if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
   if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
-  if (way) return () => ui.step(item, way);
+  if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
   const remove = () => ui.removeItem(item);
   const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
   return actions[key];
 }
 
-/** The latent frame behind the selected item. */
-function afterSelected(ui) {
-  if (!ui.selected) return null;
-  const { first, count } = ui.placeOf(ui.selected);
-  return first + count;
-}
-
-function readItem(text) {
-  try {
-    return JSON.parse(text).pusa_timeline_item;
-  } catch {
-    return null; // other text
-  }
-}
-
-// --- gestures: `move` shows, `end` changes
+// --- gestures: `move` shows, on an item that changes in the end
 
 function ghostAt(first, count, more = "") {
   return { first, count, text: `${placeWords({ frame: STRIDE * first, first, count })} ${more}`.trim() };
@@ -161,6 +147,7 @@ function moveGesture(ui, item, from) {
   const grip = fits && count > 1 ? from.latent - first : 0;
   let to = null;
   return {
+    item,
     move(at) {
       if (to == null && Math.abs(at.x - from.x) < THRESHOLD) return;
       const wanted = clamp(at.latent - grip, 0, ui.latents - count);
@@ -172,49 +159,43 @@ function moveGesture(ui, item, from) {
       const side = at.x - ui.scroll < 16 ? -10 : at.x - ui.scroll > ui.width - 16 ? 10 : 0; // beyond what is visible
       ui.scroll = clamp(ui.scroll + side, 0, ui.edges[ui.latents] - ui.width);
     },
-    end: () => to != null && ui.changedItem(item),
   };
 }
 
 function trimGesture(ui, item, atStart, from) {
   let done = 0;
   return {
+    item,
     move(at) {
       const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
-      while (done !== wanted && ui.trim(item, atStart, Math.sign(wanted - done))) done += Math.sign(wanted - done);
+      const way = Math.sign(wanted - done);
+      while (done !== wanted && ui.trim(item, atStart, way)) done += way;
       const { first, count } = ui.placeOf(item);
       ui.dragged = { item };
       ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
     },
-    end: () => ui.changedItem(item),
   };
 }
 
 /** Draws noise: on one latent frame its value, over several a ramp. */
 function noiseGesture(ui, from) {
-  const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) / STEP) / Math.round(1 / STEP);
+  const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) * 20) / 20;
   const before = ui.places().filter(({ fits }) => fits);
   const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
   if (!owner) return null;
-  const start = noiseAt(from);
-  let words = "";
-  ui.select(owner);
-  return {
-    move(at) {
-      const [low, high, end] = [Math.min(from.latent, at.latent), Math.max(from.latent, at.latent), noiseAt(at)];
-      const value = (latent) => (low === high ? end : mix(start, end, (latent - from.latent) / (at.latent - from.latent)));
-      for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => (first + i < low || first + i > high ? old : value(first + i))));
-      words = noiseWords(low === high ? end : start, end);
-      ui.ghost = { first: low, count: high - low + 1, text: words };
-    },
-    end() {
-      if (!words) this.move(from);
-      ui.changed(`${ui.nameOf(owner)}: ${words}`);
-    },
+  const move = (at) => {
+    const [low, high] = [from, at].sort((a, b) => a.latent - b.latent);
+    const [start, end, wide] = [noiseAt(low), noiseAt(high), high.latent - low.latent];
+    const value = (old, i) => (i < 0 || i > wide ? old : wide ? mix(start, end, i / wide) : noiseAt(at));
+    for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => value(old, first + i - low.latent)));
+    ui.ghost = { first: low.latent, count: wide + 1, text: noiseWords(wide ? start : noiseAt(at), wide ? end : noiseAt(at)) };
   };
+  ui.select(owner);
+  move(from);
+  return { item: owner, move };
 }
 
 function overviewGesture(ui) {
   const whole = ui.edges[ui.latents];
-  return { move: (at) => (ui.scroll = clamp(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2, 0, whole - ui.width)) };
+  return { move: (at) => ui.scrollTo(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2) };
 }

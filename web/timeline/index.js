@@ -11,7 +11,6 @@ const REACH = 40; // nodes behind this one among which the sampler is looked for
 
 document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
 
-/** @type {Set<{node: object, ui: Timeline, schedule: Map}>} */
 const entries = new Set();
 
 api.addEventListener("executed", ({ detail: { node, output } }) => {
@@ -24,19 +23,16 @@ api.addEventListener("executed", ({ detail: { node, output } }) => {
 });
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
-const linkOf = (node, id) => node.graph?.links?.get?.(id) ?? node.graph?.links?.[id];
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
 /** The nodes that a node's outputs go to, nearest first. */
 function nodesBehind(node) {
-  const found = [node];
-  for (let i = 0; i < found.length && i < REACH; i++) {
-    for (const id of found[i].outputs?.flatMap((output) => output.links ?? []) ?? []) {
-      const next = node.graph?.getNodeById(linkOf(node, id)?.target_id);
-      if (next && !found.includes(next)) found.push(next);
-    }
+  const found = new Set([node]);
+  for (const each of found) {
+    if (found.size > REACH) break;
+    each.outputs?.forEach((_, slot) => each.getOutputNodes(slot)?.forEach((next) => found.add(next)));
   }
-  return found.slice(1);
+  return [...found].slice(1);
 }
 
 /** Sigmas, switch of the experts and frame rate, as the nodes behind have them. */
@@ -54,11 +50,8 @@ function samplingOf(node, watch) {
 }
 
 function inputsOf(node) {
-  const wired = (node.inputs ?? []).filter(({ name, link }) => /^images\.image\d+$/.test(name) && link != null);
-  return wired.map(({ name, link }) => {
-    const origin = node.graph?.getNodeById(linkOf(node, link)?.origin_id);
-    return { input: Number(name.slice(12)), picture: origin?.imgs?.[0]?.src };
-  });
+  const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
+  return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
 }
 
 /** Ends a step that can be undone. */
@@ -87,12 +80,7 @@ function timelineWidget(node, name, spec) {
     inputs: () => inputsOf(node),
     connected: () => (isLinked(node, "keyframes") ? entry.schedule : new Map()),
     commit,
-    get fold() {
-      return Boolean(node.properties.pusa_fold);
-    },
-    set fold(on) {
-      node.properties.pusa_fold = on;
-    },
+    settings: () => node.properties,
   }));
   attachHands(ui);
   const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
@@ -106,7 +94,7 @@ function timelineWidget(node, name, spec) {
   watch(widgetOf(node, "length"));
   entries.add(entry);
   chain(node, "onConnectionsChange", () => ui.refresh());
-  chain(node, "onRemoved", () => (entries.delete(entry), ui.dispose()));
+  chain(node, "onRemoved", () => entries.delete(entry));
   return { widget, minWidth: WIDTH, minHeight: HEIGHT };
 }
 

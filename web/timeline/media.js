@@ -5,9 +5,7 @@ import { t } from "./words.js";
 
 const FOLDER = "pusa"; // in ComfyUI's input folder
 const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i, ANIMATED = /\.(gif|webp|apng)$/i;
-
-/** @type {Map<string, {frames?: number, rate?: number, error?: string}>} */
-const facts = new Map();
+const facts = new Map(); // name -> {frames, rate} or {error}
 
 const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
@@ -16,18 +14,16 @@ export const isClipName = (name) => VIDEO.test(bare(name)) || ANIMATED.test(bare
 /** Pictures and clips that an event brings. */
 export const filesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => /^(image|video)\//.test(file.type));
 
-/** Uploads a file. @returns {Promise<string>} its name for an item */
+/** Uploads a file. */
 export async function upload(file) {
   const body = new FormData();
-  body.append("image", file, file.name);
-  body.append("type", "input");
-  body.append("subfolder", FOLDER);
+  const fields = { image: file, type: "input", subfolder: FOLDER };
+  for (const name in fields) body.append(name, fields[name]);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
   if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
   const { subfolder, name } = await answer.json();
-  const saved = subfolder ? `${subfolder}/${name}` : name;
-  facts.delete(saved); // there may have been none of that name
-  return saved;
+  facts.delete(`${subfolder}/${name}`); // there may have been none of that name
+  return `${subfolder}/${name}`;
 }
 
 /** How many frames an item's file has, if that is known by now. */
@@ -56,7 +52,7 @@ function address(name) {
 
 /** What shows a frame of an item's file. */
 export function pictureOf(name, frame) {
-  const made = document.createElement(VIDEO.test(bare(name)) ? "video" : "img");
-  const time = (frame + 0.5) / (facts.get(name)?.rate || 16);
-  return Object.assign(made, { alt: "", draggable: false, muted: true, preload: "auto", src: address(name) + (made.load ? `#t=${time}` : "") });
+  const isVideo = VIDEO.test(bare(name));
+  const time = isVideo ? `#t=${(frame + 0.5) / (facts.get(name)?.rate || 16)}` : "";
+  return Object.assign(document.createElement(isVideo ? "video" : "img"), { alt: "", muted: true, src: address(name) + time });
 }

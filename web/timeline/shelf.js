@@ -1,23 +1,27 @@
 /** The items' elements: where they lie, what they show, and what a screen reader says of them. */
 
-import { clamp, taken } from "./format.js";
+import { clamp, isFilled, taken } from "./format.js";
+import { ITEM, build, copy, set } from "./elements.js";
 import * as media from "./media.js";
-import { element, set } from "./view.js";
+
 import { t } from "./words.js";
-/** @import {Item, Place} from "./types" */
-/** @import {Timeline} from "./view.js" */
 
 const WIDEST = 84; // pixels of a picture
 
-/** @param {Timeline} ui */
 export function showItems(ui) {
   for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
   const places = ui.places();
   places.forEach(({ item }, index) => {
-    if (!ui.elements.has(item)) ui.elements.set(item, build(item));
+    if (!ui.elements.has(item)) ui.elements.set(item, newElement(item));
     showItem(ui, places, index);
     putAt(ui.shelf, ui.elements.get(item), index);
   });
+}
+
+function newElement(item) {
+  const { root, ...parts } = copy(ITEM);
+  parts.start.item = parts.end.item = item;
+  return Object.assign(root, { item, parts });
 }
 
 function putAt(shelf, shown, index) {
@@ -27,30 +31,29 @@ function putAt(shelf, shown, index) {
   if (shown.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** @param {Timeline} ui @param {Place[]} places */
 export function showItem(ui, places, index) {
   const { item, count, fits } = places[index];
   const shown = ui.elements.get(item);
   const dragged = ui.dragged?.item === item && ui.dragged.box;
   const [left, width] = dragged || boxOf(ui, places, index);
   shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
-  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !item.media && !item.input, dragged, ended: item.at < 0 };
-  for (const name in states) shown.classList.toggle(name, Boolean(states[name]));
-  showPictures(ui, shown.children[0], item, width);
-  if (shown.children[1].textContent !== String(index + 1)) shown.children[1].textContent = index + 1;
+  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
+  for (const name in states) shown.classList.toggle(name, !!states[name]);
+  showPictures(ui, shown.parts.film, item, width);
+  if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
   describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
 function describe(ui, shown, { item, frame, fits, count }, name) {
   const words = ui.describe(item);
   set(shown, { title: `${name}, ${words}`, "aria-label": name, "aria-valuemax": ui.length - 1, "aria-valuenow": frame, "aria-valuetext": words });
-  for (const [side, part] of [["startOf", shown.children[3]], ["endOf", shown.children[4]]]) {
+  for (const [side, part] of [["startOf", shown.parts.start], ["endOf", shown.parts.end]]) {
     part.hidden = !item.take || !fits;
     set(part, { "aria-label": t(side, { name }), "aria-valuenow": 4 * count - 3, "aria-valuetext": t("frames", { count: 4 * count - 3 }) });
   }
 }
 
-/** Left edge and width of an item. A clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
+/** Left edge and width: a clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
 export function boxOf({ edges }, places, index) {
   const { first, count } = places[index];
   const end = edges.length - 1;
@@ -62,7 +65,7 @@ export function boxOf({ edges }, places, index) {
   return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
 }
 
-/** Pictures of a clip's first, middle and last frame, or of one; the name lies behind them, for what no browser shows. */
+/** A clip's first, middle and last frame, or one; behind them its name, for what no browser shows. */
 function showPictures(ui, film, item, width) {
   const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
   const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
@@ -70,14 +73,6 @@ function showPictures(ui, film, item, width) {
   const key = [item.media, connected, ...frames].join();
   if (film.key === key) return;
   film.key = key;
-  const picture = (frame) => (item.media ? [media.pictureOf(item.media, frame)] : connected ? [element("img", { src: connected, alt: "" })] : []);
-  const name = item.media || item.input ? ui.nameOf(item) : t("drop");
-  film.replaceChildren(element("b", {}, name), ...frames.map((frame) => element("span", {}, ...picture(frame))));
-}
-
-function build(item) {
-  const handle = (side) => Object.assign(element("span", { class: `pt-handle pt-${side}`, role: "slider", tabindex: 0, "data-side": side }), { item });
-  const shown = element("div", { class: "pt-item", role: "slider", tabindex: 0, "aria-valuemin": 0 },
-    element("span", { class: "film" }), element("span", { class: "tag" }), element("span", { class: "tag anchor", title: t("staysAtEnd") }, "⇥"), handle("start"), handle("end"));
-  return Object.assign(shown, { item });
+  const pictures = item.media ? frames.map((frame) => media.pictureOf(item.media, frame)) : connected ? [build("img", { src: connected, alt: "" })] : [];
+  film.replaceChildren(build("b", {}, isFilled(item) ? ui.nameOf(item) : t("drop")), ...pictures);
 }

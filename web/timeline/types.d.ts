@@ -64,11 +64,12 @@ export interface Host {
   connected(): Map<number, Knots>;
   /** tells the page that the value changed */
   commit(): void;
-  fold: boolean;
+  /** what the node keeps: `pusa_fold` */
+  settings(): Record<string, unknown>;
 }
 
-/** What the pointer does between down and up: `move` shows, `end` changes the value. */
+/** What the pointer does between down and up: `move` shows; in the end `item` has changed, if there is one. */
 export interface Gesture {
   move(at: { x: number; y: number; latent: number }): void;
-  end?(): void;
+  item?: Item;
 }

@@ -1,74 +1,28 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
-/** @import {Frame, Host, Item, Place} from "./types" */
 
 const FIRST_TAKE = 13; // frames of a clip that is added
 
-/** @returns {HTMLElement} */
-export function element(tag, attributes, ...children) {
-  const made = document.createElement(tag);
-  set(made, attributes);
-  made.append(...children);
-  return made;
-}
-export const set = (shown, attributes) => Object.entries(attributes).forEach((attribute) => shown.setAttribute(...attribute));
-
-const button = (title, onclick, ...children) =>
-  Object.assign(element("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
-const group = (name, label, ...children) => element("div", { class: name, role: "group", "aria-label": label }, ...children);
-const isFilled = (item) => item.media || item.input;
-
 export class Timeline {
-  /** @param {Host} host */
+  /** @param {import("./types").Host} host */
   constructor(host) {
-    /** @type {Item[]} */
-    this.items = [];
-    Object.assign(this, { host, text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
-    this.build();
-    const sizes = new ResizeObserver(() => this.refresh());
-    sizes.observe(this.root);
-    const themes = new MutationObserver(() => setTimeout(() => this.refresh(), 100)); // when the page has its new theme
-    for (const part of [document.documentElement, document.body]) themes.observe(part, { attributeFilter: ["class", "style"] });
-    this.observers = [sizes, themes];
-  }
-
-  dispose() {
-    for (const observer of this.observers) observer.disconnect();
-  }
-
-  build() {
-    this.canvas = element("canvas", { "aria-hidden": true });
-    this.overview = element("canvas", { class: "pt-overview", "aria-hidden": true });
-    this.shelf = group("shelf", t("items"));
-    this.hint = element("div", { class: "hint" }, t("hint"));
-    this.lanes = element("div", { class: "pt-lanes" }, this.canvas, this.hint, this.shelf);
-    this.status = element("div", { class: "pt-status", role: "status", "aria-live": "polite" });
-    this.picker = element("input", { type: "file", accept: "image/*,video/*", multiple: "", hidden: "" });
-    const presets = PRESETS.map((preset) => button(t(preset.name), () => this.preset(preset), glyph(preset), element("span", {}, t(preset.name))));
-    const parts = [group("presets", t("presets"), ...presets), this.buildSettings(), this.lanes, this.overview, this.status, this.picker];
-    this.root = Object.assign(group("pusa-timeline", t("timeline"), ...parts), { tabIndex: 0 });
-  }
-
-  buildSettings() {
-    const number = (name, step, change) => {
-      const input = element("input", { type: "number", min: 0, step, "aria-label": name, title: name });
-      return Object.assign(input, { onchange: () => input.value && this.selected && change(Number(input.value)) });
-    };
-    const label = (name, input) => element("label", {}, element("span", {}, name), input);
-    this.at = number(t("frame"), 4, (frame) => this.moveTo(this.selected, latentOf(frame)));
-    this.noise = number(t("noise"), 0.05, (noise) => this.setNoise(this.selected, () => noise));
-    this.hold = button(t("holdTip"), () => this.toggleHold(), t("hold"));
-    this.remove = button(t("remove"), () => this.removeItem(this.selected), "✕");
-    this.fold = button(t("foldTip"), () => ((this.host.fold = !this.host.fold), this.refresh()), t("fold"));
-    this.chips = element("span", { class: "chips" });
-    const left = [button(t("addTip"), () => this.pick(), `+ ${t("add")}`), this.chips, this.fold];
-    const right = [label(t("frame"), this.at), label(t("noise"), this.noise), this.hold, this.remove];
-    return element("div", { class: "settings" }, ...left, element("span", { class: "space" }), ...right);
+    Object.assign(this, { host, items: [], text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
+    Object.assign(this, copy(TIMELINE));
+    this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
+    this.plus.onclick = () => this.pick();
+    this.fold.onclick = () => this.toggleFold();
+    this.hold.onclick = () => this.toggleHold();
+    this.remove.onclick = () => this.removeItem(this.selected);
+    this.at.onchange = () => this.moveTo(this.selected, latentOf(+this.at.value));
+    this.noise.onchange = () => this.setNoise(this.selected, () => +this.noise.value);
+    new ResizeObserver(() => this.refresh()).observe(this.root);
+    this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
   }
 
   // --- value
@@ -94,9 +48,8 @@ export class Timeline {
     if (isNew) this.host.commit();
   }
 
-  /** Ends a gesture on one item. */
-  changedItem(item, words) {
-    this.changed([words, `${this.nameOf(item)}: ${this.describe(item)}`].filter(Boolean).join(" "));
+  changedItem(item, words = "") {
+    this.changed(`${words} ${this.nameOf(item)}: ${this.describe(item)}`.trim());
   }
 
   say(words, isError = false) {
@@ -112,7 +65,6 @@ export class Timeline {
   get latents() {
     return latentsOf(this.length);
   }
-  /** @returns {Place} */
   placeOf(item) {
     return place(item, this.length, media.totalOf(item));
   }
@@ -126,6 +78,10 @@ export class Timeline {
     return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
   }
 
+  get isFolded() {
+    return Boolean(this.host.settings().pusa_fold);
+  }
+
   /** Which latent frames are filled, but for those of one item. */
   occupied(without) {
     const filled = Array(this.latents).fill(false);
@@ -137,24 +93,19 @@ export class Timeline {
     return freePlace(this.occupied(without), clamp(latent, 0, this.latents - count), count);
   }
 
-  /** Moves an item to a latent frame, or the nearest free one. */
-  moveTo(item, latent) {
+  afterSelected() {
+    const { first, count } = this.selected ? this.placeOf(this.selected) : {};
+    return this.selected && first + count;
+  }
+
+  /** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
+  moveTo(item, latent, way) {
     const { count } = this.placeOf(item);
-    this.settle(item, this.freeNear(latent, count, item), clamp(latent, 0, this.latents - count));
-  }
-
-  /** One latent frame on, over what is in the way. */
-  step(item, way) {
-    const { first, count } = this.placeOf(item);
-    const free = freePlace(this.occupied(item), first + way, count, [way]);
-    if (free == null) this.say(t(way < 0 ? "atStart" : "atEnd", { name: this.nameOf(item) }));
-    else this.settle(item, free, first + way);
-  }
-
-  settle(item, free, wanted) {
-    if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
-    item.at = anchored(free, this.placeOf(item).count, this.length);
-    this.changedItem(item, free !== wanted && t("taken", { latent: wanted }));
+    const wanted = way ? latent : clamp(latent, 0, this.latents - count);
+    const free = freePlace(this.occupied(item), wanted, count, way && [way]);
+    if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
+    item.at = anchored(free, count, this.length);
+    this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
   }
 
   describe(item) {
@@ -204,9 +155,8 @@ export class Timeline {
 
   removeItem(item) {
     const index = this.items.indexOf(item);
-    if (index < 0) return;
     this.items.splice(index, 1);
-    this.selected = this.items[Math.min(index, this.items.length - 1)] ?? null;
+    this.selected = this.items[index] ?? this.items[index - 1] ?? null;
     this.changed(t("removed", { name: this.nameOf(item) }));
     (this.elements.get(this.selected) ?? this.root).focus();
   }
@@ -218,13 +168,13 @@ export class Timeline {
     this.changedItem(item);
   }
 
-  /** Takes more latent frames of a clip, or fewer, at its start or end. @returns {boolean} whether that can be */
+  /** Takes more latent frames of a clip, or fewer, at its start or end, if that can be. */
   trim(item, atStart, more) {
     const [at, total] = [this.placeOf(item), media.totalOf(item)];
     const frames = item.take && taken(item, total);
     if (!at.fits || !frames) return false;
-    const [before, after] = atStart ? [more, 0] : [0, more];
-    const take = [frames[0] - 4 * before, frames[1] + 4 * after];
+    const before = atStart ? more : 0;
+    const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
     const [first, count] = [at.first - before, at.count + more];
     if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
     if (freePlace(this.occupied(item), first, count, [0]) == null) return false;
@@ -232,6 +182,11 @@ export class Timeline {
     Object.assign(item, { at: anchored(first, count, this.length), take });
     setNoise(item, noise);
     return true;
+  }
+
+  toggleFold() {
+    this.host.settings().pusa_fold = !this.isFolded;
+    this.refresh();
   }
 
   toggleHold() {
@@ -246,9 +201,9 @@ export class Timeline {
   }
 
   pick(latent = null) {
-    this.picker.onchange = () => this.addFiles([...this.picker.files], latent);
-    this.picker.value = "";
-    this.picker.click();
+    const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+    picker.onchange = () => this.addFiles(picker.files, latent);
+    picker.click();
   }
 
   async addFiles(files, latent = null) {
@@ -266,7 +221,7 @@ export class Timeline {
     this.theme = readTheme(this.root);
     this.sampling = this.host.sampling();
     this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
-    this.edges = layout(this.frames(), this.width, this.host.fold);
+    this.edges = layout(this.frames(), this.width, this.isFolded);
     this.overview.hidden = this.edges[this.latents] <= this.width + 1;
     this.showSettings();
     this.scrollTo(this.scroll);
@@ -281,7 +236,6 @@ export class Timeline {
     this.redraw();
   }
 
-  /** What every latent frame does. @returns {(Frame|null)[]} */
   frames() {
     const frames = Array(this.latents).fill(null);
     for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
@@ -293,7 +247,6 @@ export class Timeline {
     return frames;
   }
 
-  /** Draws once before the page's next picture. */
   later() {
     this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
   }
@@ -314,22 +267,22 @@ export class Timeline {
     for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
     this.at.value = item ? this.placeOf(item).frame : "";
     this.noise.value = item ? noiseOf(item, 1)[0] : "";
-    this.hold.setAttribute("aria-pressed", item?.behaviour === "hold");
-    this.fold.setAttribute("aria-pressed", this.host.fold);
-    const free = this.host.inputs().filter(({ input }) => !this.items.some((item) => item.input === input));
-    const chip = (input, name) => button(t("addInput", { name }), () => this.add({ input }), `+ ${name}`);
-    this.chips.replaceChildren(...free.map(({ input }) => chip(input, this.nameOf({ input }))));
+    set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
+    set(this.fold, { "aria-pressed": this.isFolded });
+    const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
+    const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
+    this.chips.replaceChildren(...free.map(chip));
     this.hint.hidden = this.items.length > 0;
   }
 }
 
-/** A preset in small: where it has pictures. */
-function glyph({ slots }) {
+/** With a picture of where the preset has pictures. */
+function presetButton({ name, slots }, onclick) {
   const bars = slots.map(({ at, take }) => {
     const width = take ? 6 : 3;
-    return element("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
+    return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
   });
-  return element("i", { class: "glyph", "aria-hidden": true }, ...bars);
+  return button(t(name), onclick, build("i", { class: "glyph" }, ...bars), build("span", {}, t(name)));
 }
 
 /** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */
