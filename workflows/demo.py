@@ -52,11 +52,17 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
     with ComfyServer(comfyui) as server:
         for name in (bar := tqdm(DEMOS, unit="video")):
             bar.set_description(name)
-            prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-            for path in server.run(prompt).files:
+            for path in server.run(with_schedule(name)).files:
                 kept = folder / f"{name}{'_schedule' * (path.suffix == '.png')}{path.suffix}"
                 made.append(Path(shutil.copyfile(path, kept)))
     return made
+
+
+def with_schedule(name: str) -> dict[str, dict]:
+    """A workflow's prompt that shows its schedule's picture, too."""
+    prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    timeline = next(key for key, node in prompt.items() if node["class_type"] == "PusaTimeline")
+    return prompt | {"picture": {"class_type": "PreviewImage", "inputs": {"images": [timeline, 2]}}}
 
 
 def run_diffusers(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]  # x, y below the title bar, width, height
 
 # Title bar; between nodes; between columns, and after the first, where a link goes down; for links above everything.
-TITLE, GAP, AISLE, FIRST_AISLE, LANE = 30, 26, 60, 90, 110
+TITLE, GAP, AISLE, FIRST_AISLE, LANE = 30, 26, 60, 90, 124
 # What a window of 1600 x 1000 leaves between the page's own bars: left, top, width, height.
 WINDOW = (75, 105, 1505, 870)
 

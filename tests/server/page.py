@@ -14,7 +14,8 @@ QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
 )  # fmt: skip
-READY = "!!(window.app?.canvas && window.app.graph && window.LiteGraph?.registered_node_types?.PusaSchedule)"
+READY = """!!(window.app?.canvas && window.app.graph && window.LiteGraph?.registered_node_types?.PusaSchedule
+  && window.app.extensionManager?.workflow?.activeWorkflow)"""
 
 # The loaded graph in plain data: nodes with their real boxes and widgets, and the wires by name. Ids are
 # numbers in files, but strings in newer pages.

@@ -391,19 +391,20 @@ def test_in_app_mode(hands):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
+PLANNER, DECODER, LAST_KEYFRAME = "6", "8", "33"
+
+
 def demo_prompts(items, keyframes):
     """The demo's start-end workflow with a timeline, and with chained nodes."""
-    chained = json.loads((PACK / "workflows" / "api" / "demo_start_end.json").read_text(encoding="utf-8"))
-    for key in ("12", "13", "14"):
-        del chained[key]
-    chained["20"] = {"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}}
-    chained["21"] = {"class_type": "PreviewAny", "inputs": {"source": ["9", 3]}}
-    timeline = json.loads(json.dumps(chained))
-    inputs = timeline["9"]["inputs"]
-    del inputs["keyframes"], timeline["2"], timeline["3"]
-    inputs["timeline"] = json.dumps({"version": 1, "items": items})
-    timeline["9"]["class_type"] = "PusaTimeline"
-    del chained["2"], chained["3"]
+    timeline = json.loads((PACK / "workflows" / "api" / "demo_start_end.json").read_text(encoding="utf-8"))
+    timeline = {key: node for key, node in timeline.items() if int(key) <= int(DECODER)}
+    timeline["20"] = {"class_type": "PreviewImage", "inputs": {"images": [DECODER, 0]}}
+    timeline["21"] = {"class_type": "PreviewAny", "inputs": {"source": [PLANNER, 3]}}
+    chained = json.loads(json.dumps(timeline))
+    timeline[PLANNER]["inputs"]["timeline"] = json.dumps({"version": 1, "items": items})
+    chained[PLANNER]["class_type"] = "PusaSchedule"
+    del chained[PLANNER]["inputs"]["timeline"]
+    chained[PLANNER]["inputs"]["keyframes"] = [LAST_KEYFRAME, 0]
     return timeline, {**chained, **keyframes}
 
 
@@ -424,12 +425,12 @@ def test_the_demo_model_makes_the_same_of_timeline_and_chained_nodes(server):
         {
             "30": load("demo0.png"),
             "31": load("demo1.png"),
-            "2": keyframe("30", 0),
-            "3": keyframe("31", -1, previous=["2", 0]),
+            "32": keyframe("30", 0),
+            LAST_KEYFRAME: keyframe("31", -1, previous=["32", 0]),
         },
     )
     timeline["31"] = load("demo1.png")
-    timeline["9"]["inputs"]["images.image1"] = ["31", 0]
+    timeline[PLANNER]["inputs"]["images.image1"] = ["31", 0]
     ours, theirs = server.run(timeline), server.run(chained)
     assert ours.outputs["21"]["text"] == theirs.outputs["21"]["text"]
     assert "pixel frame -1: latent frame 4" in ours.outputs["21"]["text"][0]
@@ -441,7 +442,7 @@ def test_faults_reach_the_page_before_a_run(server):
     timeline, _ = demo_prompts([{"at": 0, "media": "gone.png"}], {})
     with pytest.raises(PromptRefused) as told:
         server.run(timeline)
-    error = told.value.errors["node_errors"]["9"]["errors"][0]
+    error = told.value.errors["node_errors"][PLANNER]["errors"][0]
     assert error["details"].startswith('Item 1 of the timeline: the file "gone.png" is not in ComfyUI\'s input folder')
 
 
