@@ -1,4 +1,5 @@
-"""Writes the shared workflows: TITLE.json to drag into ComfyUI, api/NAME.json to post to a server.
+"""Writes the shared workflows: TITLE.json to drag into ComfyUI, api/NAME.json to post to a server,
+../subgraphs/TITLE.json for ComfyUI's node library.
 
     python workflows/build.py            write both forms of every workflow
     python workflows/build.py --check    write nothing; fail when a file is not what would be written
@@ -14,10 +15,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from blueprints import blueprints, page_blueprint
 from litegraph import as_json, page_workflow, read_definitions
 from recipes import workflows
 
 HERE = Path(__file__).resolve().parent
+SUBGRAPHS = HERE.parent / "subgraphs"
 
 
 def files() -> dict[Path, str]:
@@ -26,14 +29,16 @@ def files() -> dict[Path, str]:
     for workflow in workflows():
         result[HERE / f"{workflow.title}.json"] = as_json(page_workflow(workflow))
         result[HERE / "api" / f"{workflow.name}.json"] = as_json(workflow.prompt())
+    for blueprint in blueprints():
+        result[SUBGRAPHS / f"{blueprint.title}.json"] = as_json(page_blueprint(blueprint))
     return result
 
 
 def check() -> None:
     wanted = files()
-    existing = {*HERE.glob("*.json"), *(HERE / "api").glob("*.json")}
+    existing = {*HERE.glob("*.json"), *(HERE / "api").glob("*.json"), *SUBGRAPHS.glob("*.json")}
     stale = [p for p, text in wanted.items() if p not in existing or p.read_text(encoding="utf-8") != text]
-    wrong = sorted(path.relative_to(HERE).as_posix() for path in {*stale, *existing - set(wanted)})
+    wrong = sorted(path.relative_to(HERE.parent).as_posix() for path in {*stale, *existing - set(wanted)})
     if wrong:
         sys.exit(f"Not what the builder writes: {', '.join(wrong)}. Run: python workflows/build.py")
 

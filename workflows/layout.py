@@ -25,7 +25,7 @@ PLACES = {
     "models": "VAELoader UNETLoader",
     "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow CLIPLoader",
     "prompts": "CLIPTextEncode PusaDemoPrompt",
-    "given": "PusaTimeline LoadImage PusaKeyframe",
+    "given": "PusaTimeline LoadImage PusaKeyframe GetVideoComponents PusaVideoKeyframes",
     "schedule": "PusaSchedule",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
     "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",

@@ -50,10 +50,11 @@ class Download:
 
 @dataclass(frozen=True)
 class Wire:
-    """An output of a node."""
+    """An output of a node; `value` is what a widget that takes it shows."""
 
     node: int
     slot: int
+    value: Any = None
 
 
 @dataclass
@@ -188,12 +189,8 @@ def read_definitions(address: str) -> None:
 
 def page_workflow(workflow: Workflow) -> dict[str, Any]:
     """The workflow as ComfyUI's page saves it, version 0.4."""
-    boxes = layout(workflow)
-    links = [
-        [number, wire.node, wire.slot, node.id, slot, node.about(name)["type"]]
-        for number, (node, name, slot, wire) in enumerate(_wires(workflow), 1)
-    ]
-    nodes = [_page_node(node, boxes[node.id], links, workflow) for node in workflow.nodes]
+    boxes, links = layout(workflow), page_links(workflow)
+    nodes = [page_node(node, boxes[node.id], links, workflow) for node in workflow.nodes]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-pusa/workflows/{workflow.name}")),
         "revision": 0,
@@ -214,6 +211,14 @@ def page_workflow(workflow: Workflow) -> dict[str, Any]:
     }
 
 
+def page_links(workflow: Workflow) -> list[list]:
+    """[number, source, its output, target, its input, type] of every connected input."""
+    return [
+        [number, wire.node, wire.slot, node.id, slot, node.about(name)["type"]]
+        for number, (node, name, slot, wire) in enumerate(_wires(workflow), 1)
+    ]
+
+
 def _wires(workflow: Workflow) -> Iterator[tuple[Node, str, int, Wire]]:
     """(node, input, its place among the sockets, where it comes from) of every connected input."""
     for node in workflow.nodes:
@@ -222,7 +227,7 @@ def _wires(workflow: Workflow) -> Iterator[tuple[Node, str, int, Wire]]:
                 yield node, name, slot, node.inputs[name]
 
 
-def _page_node(node: Node, box: Box, links: list[list], workflow: Workflow) -> dict[str, Any]:
+def page_node(node: Node, box: Box, links: list[list], workflow: Workflow) -> dict[str, Any]:
     into = {slot: link for link, _, _, target, slot, _ in links if target == node.id}
     shown = [widget for owner, widget in workflow.form if owner is node]
     entry = {
@@ -262,16 +267,22 @@ def _widget_values(node: Node) -> list[Any]:
     """In the page's order: some inputs bring a second widget, which follows; one that takes a wire has its default."""
     values = []
     for name in node.widgets:
-        value, given = node.inputs[name], node.definition["inputs"][name]
-        values.append(given.get("default") if isinstance(value, Wire) else value)
+        given = node.definition["inputs"][name]
+        values.append(_shown(node.inputs[name], given))
         if "then" in given:
             values.append(given["then"])
     return values
 
 
+def _shown(value: Any, given: dict[str, Any]) -> Any:
+    if not isinstance(value, Wire):
+        return value
+    return given.get("default") if value.value is None else value.value
+
+
 def _properties(node: Node, downloads: dict[str, Download]) -> dict[str, Any]:
     owner = PACK if node.kind.startswith("Pusa") else CORE
-    files = [value for value in node.inputs.values() if isinstance(value, str) and value in downloads]
+    files = [value for value in _widget_values(node) if isinstance(value, str) and value in downloads]
     models = [{"name": name, "url": downloads[name].url, "directory": downloads[name].folder} for name in files]
     return {**owner, "Node name for S&R": node.kind, **({"models": models} if models else {})}
 
