@@ -51,7 +51,7 @@ class Sampling:
     end_step: int | None = None
     leftover_noise: bool = False
 
-    def sigmas(self, model: ModelPatcher, plan: Plan | None) -> Tensor:
+    def sigmas(self, model: ModelPatcher, plan: Plan | None = None) -> Tensor:
         """The grid to sample: the plan's own, else Pusa's exact one, or one of ComfyUI's schedulers on a shifted model."""
         if plan is not None and plan.grid is not None:
             sigmas = plan.grid
