@@ -12,7 +12,9 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}. The batch needs what pip install ".[diffusers]" brings.')
 
-from .jobs import Fault, json_object
+from pusa_core.json_input import read_object
+
+from .jobs import MAX_JOB, Fault
 from .settings import Models
 
 
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f'error: {error}. The batch needs what pip install ".[diffusers]" brings.')
     models = command.models.resolved()
     try:
-        defaults = json_object(command.defaults, "--defaults", """'{"steps": 4}'""")
+        defaults = read_object(command.defaults, "--defaults", MAX_JOB, """'{"steps": 4}'""")
         jobs, faults = read_jobs(command.jobs, defaults, models)
         _tell(faults if is_writer() else ())
         check_models(models)

@@ -20,6 +20,7 @@ from .settings import FILES, WEIGHTS, resolve_files
 
 NAME = re.compile(r"[\w.-]{1,100}")
 EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
+MAX_JOB = 2**20  # characters
 REPORT = "report"  # report.json lies beside the sidecars
 PIXELS = 16  # a token is two latents wide, a latent eight pixels
 JOB = "job:"  # before the name of the job whose video is meant
@@ -126,21 +127,6 @@ class Fault:
 
     name: str
     reason: str
-
-
-def json_object(text: str, what: str, example: str) -> dict[str, Any]:
-    """The JSON object of a text.
-
-    Raises:
-        ValueError: it is none; `what` is what the message calls it, `example` what it says to write.
-    """
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is not JSON ({error}): write an object, as {example}.") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{what} is a {type(given).__name__}, not an object: write one, as {example}.")
-    return given
 
 
 def read_job(given: Mapping[str, Any], folder: Path) -> Job:

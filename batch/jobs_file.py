@@ -9,8 +9,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from pusa_core.json_input import read_object
+
 from .checks import check_job
-from .jobs import Fault, Job, json_object, read_job
+from .jobs import MAX_JOB, Fault, Job, read_job
 from .settings import Models
 
 SHOWN = 6  # names of a circle, in a message
@@ -65,7 +67,7 @@ class _File:
     def add(self, number: int, line: str, folder: Path, defaults: Mapping[str, Any]) -> None:
         name = f"{number:05d}"
         try:
-            given = {"name": name, **defaults, **json_object(line, "It", '{"prompt": "a cat"}')}
+            given = {"name": name, **defaults, **read_object(line, "It", MAX_JOB, '{"prompt": "a cat"}')}
             name = str(given["name"])
             job = read_job(given, folder)
             if name.casefold() in self.names:  # one file on Windows and macOS

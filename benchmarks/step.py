@@ -7,9 +7,9 @@ difference from ours, unpatched but given those frames' timesteps directly. The 
 its pipeline with one step, without a text encoder and a VAE. All in one run, in turns.
 
 On the CPU, whose cores are rarely ours alone, a step's time is the CPU time of the process on one thread, which waiting
-for a core does not count into. On CUDA it is the wall clock. The ratio is the median of those within each round.
+for a core does not count into. On an accelerator it is the wall clock. The ratio is the median of those within each round.
 Peak memory is what torch's tensors take at most during the step over what they take before it: on the CPU from the
-allocations that torch's profiler records, on CUDA from max_memory_allocated.
+allocations that torch's profiler records, on an accelerator from max_memory_allocated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from typing import Any
 
 import bench
 
+from pusa_core.devices import default_dtype, peak_memory, synchronize
+
 WIDTHS: dict[str, dict[str, Any]] = {
     "1.3B": {"dim": 1536, "heads": 12, "ffn": 8960},
     "14B": {"dim": 5120, "heads": 40, "ffn": 13824},
@@ -37,9 +39,9 @@ LIMITS = {"schedule": 50, "start": 100}  # ms
 
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--model", choices=WIDTHS, help="width of the model; 14B on CUDA, else 1.3B")
+    parser.add_argument("--model", choices=WIDTHS, help="width of the model; 14B, or 1.3B on a CPU")
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--size", type=int, nargs=3, metavar=("W", "H", "LENGTH"), help="832 480 81 on CUDA, else 416 240 61")
+    parser.add_argument("--size", type=int, nargs=3, metavar=("W", "H", "LENGTH"), help="832 480 81, or 416 240 61 on a CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hosts", nargs="+", choices=GOALS, default=list(GOALS))
     parser.add_argument("--skip-step", action="store_true", help="only the schedule and the start-up")
@@ -66,7 +68,8 @@ def step_report(options) -> str:
 
     from tests import tiny
 
-    on_cpu = comfy.model_management.cpu_mode()
+    device = comfy.model_management.get_torch_device()
+    on_cpu = device.type == "cpu"
     name = options.model or ("1.3B" if on_cpu else "14B")
     width, height, length = options.size or ((416, 240, 61) if on_cpu else (832, 480, 81))
     frames = (length - 1) // 4 + 1
@@ -76,23 +79,17 @@ def step_report(options) -> str:
         f"Wan {name} width, {options.layers} layers, {width}x{height}x{length} = {tokens:,} tokens, {options.rounds} rounds."
     ]
     with tempfile.TemporaryDirectory() as folder:
-        dtype = torch_dtype(on_cpu)
+        dtype = default_dtype(device)
         file = tiny.write_wan(Path(folder) / "wan.safetensors", **WIDTHS[name], layers=options.layers, dtype=dtype)
         for host in options.hosts:
-            runs = {"ComfyUI": on_comfyui, "Diffusers": on_diffusers}[host](file, plan, on_cpu)
-            times = in_turns(runs, options.rounds, on_cpu)
-            peaks = {key: (peak_on_cpu if on_cpu else peak_on_cuda)(run) for key, run in runs.items()}
+            runs = {"ComfyUI": on_comfyui, "Diffusers": on_diffusers}[host](file, plan, device)
+            times = in_turns(runs, options.rounds, device)
+            peaks = {key: peak_on_cpu(run) if on_cpu else peak_memory(device, run) / 2**20 for key, run in runs.items()}
             lines += [f"{host}; goal: {GOALS[host]} those of the unpatched step.", step_table(times, peaks)]
     return "\n\n".join(lines)
 
 
-def torch_dtype(on_cpu: bool):
-    import torch
-
-    return torch.float32 if on_cpu else torch.bfloat16
-
-
-def on_comfyui(file: Path, plan, on_cpu: bool) -> dict:
+def on_comfyui(file: Path, plan, device) -> dict:
     """What to compare: one step each, of clones that share their weights."""
     from comfy.patcher_extension import WrappersMP
 
@@ -113,7 +110,7 @@ def on_comfyui(file: Path, plan, on_cpu: bool) -> dict:
     return {key: partial(bench.sample, m, plan, text, "euler", pusa_sigmas(10)[:2]) for key, m in models.items()}
 
 
-def on_diffusers(file: Path, plan, on_cpu: bool) -> dict:
+def on_diffusers(file: Path, plan, device) -> dict:
     """The same for Diffusers' pipeline and ours, which share a transformer."""
     from diffusers import WanPipeline
 
@@ -121,7 +118,7 @@ def on_diffusers(file: Path, plan, on_cpu: bool) -> dict:
     from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline, open_wan
     from tests import tiny
 
-    wan = open_wan(file, torch_dtype(on_cpu)).to("cpu" if on_cpu else "cuda")
+    wan = open_wan(file, default_dtype(device)).to(device)
     stock = WanPipeline(None, None, None, PusaScheduler(), wan)
     pusa = PusaWanPipeline.from_wan(stock)
     for pipe in (stock, pusa):
@@ -134,25 +131,22 @@ def on_diffusers(file: Path, plan, on_cpu: bool) -> dict:
     return {"WanPipeline": partial(stock, **call), "with Pusa's keyframes": partial(pusa, keyframes=plan, **call)}
 
 
-def seconds(run, on_cpu: bool) -> float:
-    import torch
-
-    clock = time.process_time if on_cpu else time.perf_counter
+def seconds(run, device) -> float:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     begin = clock()
     run()
-    if not on_cpu:
-        torch.cuda.synchronize()
+    synchronize(device)
     return clock() - begin
 
 
-def in_turns(runs: dict, rounds: int, on_cpu: bool) -> dict[str, list[float]]:
+def in_turns(runs: dict, rounds: int, device) -> dict[str, list[float]]:
     """Seconds of every run in every round; the order turns round each time."""
     times: dict[str, list[float]] = {key: [] for key in runs}
     for run in runs.values():
         run()  # warms up
     for number in range(rounds):
         for key in list(runs)[:: -1 if number % 2 else 1]:
-            times[key].append(seconds(runs[key], on_cpu))
+            times[key].append(seconds(runs[key], device))
     return times
 
 
@@ -168,15 +162,6 @@ def peak_on_cpu(run) -> float:
         taken += event.nbytes()
         peak = max(peak, taken)
     return peak / 2**20
-
-
-def peak_on_cuda(run) -> float:
-    import torch
-
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def step_table(times: dict[str, list[float]], peaks: dict[str, float]) -> str:

@@ -72,7 +72,7 @@ class PusaDiffusionForcing(io.ComfyNode):
         cls, vae, width, height, length, batch_size, resize, steps, shift, ar_step, causal_block_size, causal_attention,
         addnoise_condition, keyframes=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(vae=vae, keyframes=keyframes)
+        check_wires(vae=vae)
         check_vae(vae, width, height)
         noise = addnoise_condition / 1000
         staircase = Staircase(steps, shift, ar_step, causal_block_size, history_noise=noise, causal=causal_attention)

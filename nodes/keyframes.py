@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..pusa_core.keyframes import clip_keyframe, keyframes_from_text, video_keyframes
+from ..pusa_core.keyframes import check_keyframes, clip_keyframe, keyframes_from_text, video_keyframes
 from .types import (
     CATEGORY,
     Keyframes,
@@ -53,9 +53,9 @@ class PusaKeyframe(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, frame_index, unit, noise_multiplier, behaviour, previous=None) -> io.NodeOutput:
-        check_wires(image=image, previous=previous)
+        check_wires(image=image)
         keyframe = clip_keyframe(image, frame_index, unit, noise_multiplier, behaviour)
-        return io.NodeOutput([*(previous or []), keyframe])
+        return io.NodeOutput([*check_keyframes(previous or []), keyframe])
 
 
 class PusaKeyframesFromText(io.ComfyNode):
@@ -90,9 +90,9 @@ class PusaKeyframesFromText(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, positions, noise_multipliers, unit, behaviour, previous=None) -> io.NodeOutput:
-        check_wires(images=images, previous=previous)
+        check_wires(images=images)
         new = keyframes_from_text(images, positions, noise_multipliers, unit, behaviour)
-        return io.NodeOutput([*(previous or []), *new])
+        return io.NodeOutput([*check_keyframes(previous or []), *new])
 
 
 class PusaVideoKeyframes(io.ComfyNode):
@@ -169,9 +169,9 @@ class PusaVideoKeyframes(io.ComfyNode):
         chosen="",
         previous=None,
     ) -> io.NodeOutput:
-        check_wires(video=video, previous=previous)
+        check_wires(video=video)
         keyframe = video_keyframes(video, take, frame_count, unit, place, frame_index, noise_multipliers, behaviour, chosen)
-        return io.NodeOutput([*(previous or []), keyframe])
+        return io.NodeOutput([*check_keyframes(previous or []), keyframe])
 
 
 NODES = [PusaKeyframe, PusaKeyframesFromText, PusaVideoKeyframes]

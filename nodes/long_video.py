@@ -149,7 +149,7 @@ class PusaLongVideo(io.ComfyNode):
         cls, model, positive, negative, vae, width, height, length, fps, seed, cfg, moving_frames, steps, shift, blend,
         resize, filename_prefix, keyframes=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(model=model, vae=vae, keyframes=keyframes, low_noise_model=low_noise_model)
+        check_wires(model=model, vae=vae, low_noise_model=low_noise_model)
         check_vae(vae, width, height)
         frames, stride = latent_length(length), vae.spacial_compression_encode()
         shape = (1, vae.latent_channels, height // stride, width // stride)

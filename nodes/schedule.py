@@ -72,7 +72,7 @@ def plan_outputs() -> list[io.Output]:
 
 def plan_video(vae, width, height, length, batch_size, resize, keyframes, sigmas) -> tuple:
     """What `plan_outputs` names, of keyframes (none is text to video)."""
-    check_wires(vae=vae, keyframes=keyframes, sigmas=sigmas)
+    check_wires(vae=vae, sigmas=sigmas)
     check_vae(vae, width, height)
     plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize))
     latent = plan_latent(vae, plan, width, height, length, batch_size)

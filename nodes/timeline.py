@@ -15,6 +15,7 @@ from comfy_execution.validation import validate_node_input
 from comfyui_version import __version__ as comfyui_version
 from packaging.version import Version
 
+from ..pusa_core.keyframes import check_keyframes
 from ..pusa_core.media import media_length, read_media
 from ..pusa_core.messages import fault, mark, say
 from ..pusa_core.resize import fit_images
@@ -160,10 +161,11 @@ class PusaTimeline(io.ComfyNode):
     def execute(
         cls, vae, width, height, length, batch_size, resize, timeline, images=None, keyframes=None, sigmas=None
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(vae=vae, keyframes=keyframes, sigmas=sigmas)
+        check_wires(vae=vae, sigmas=sigmas)
         placed = [_keyframe(item, images, width, height, resize, length) for item in parse_timeline(timeline)]
         check_places(placed, length)
-        outputs = plan_video(vae, width, height, length, batch_size, resize, [*placed, *(keyframes or [])], sigmas)
+        placed += check_keyframes(keyframes or [])
+        outputs = plan_video(vae, width, height, length, batch_size, resize, placed, sigmas)
         return io.NodeOutput(*outputs, ui={"text": (outputs[3],), "schedule": (outputs[1].schedule.to_json(),)})
 
 

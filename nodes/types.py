@@ -9,7 +9,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..pusa_core.keyframes import Keyframe
 from ..pusa_core.messages import fault, mark, say
 from ..pusa_core.plan import Plan as ClipPlan
 from ..pusa_core.schedule import BEHAVIOURS
@@ -62,7 +61,8 @@ def previous_input() -> io.Input:
     return Keyframes.Input("previous", optional=True, tooltip="Keyframes that this node adds to. Chain as many as needed.")
 
 
-# What may come in by a wire: an API prompt can have a constant there, which ComfyUI does not look at.
+# What may come in by a wire: an API prompt can have a constant there, which ComfyUI does not look at. Keyframes have
+# `pusa_core.keyframes.check_keyframes`.
 WIRES = {
     mark("a model"): (("model", "high_noise_model", "low_noise_model"), lambda v: isinstance(v, ModelPatcher)),
     mark("a latent"): (
@@ -72,10 +72,6 @@ WIRES = {
     mark("a VAE"): (("vae",), lambda v: hasattr(v, "first_stage_model")),
     mark("images"): (("image", "images", "video"), lambda v: isinstance(v, torch.Tensor)),
     mark("sigmas"): (("sigmas",), lambda v: isinstance(v, torch.Tensor) and v.ndim == 1),
-    mark("what the Pusa keyframe nodes give"): (
-        ("keyframes", "previous"),
-        lambda v: isinstance(v, list) and all(isinstance(k, Keyframe) for k in v),
-    ),
     mark("what the Pusa Schedule node gives"): (("schedule",), lambda v: isinstance(v, ClipPlan)),
 }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -88,6 +91,28 @@ def default_dtype(device: torch.device) -> torch.dtype:
 def free_memory(device: torch.device) -> None:
     """Gives back what dropped models left: cycles to Python, cached blocks to the device."""
     gc.collect()
-    backend = getattr(torch, device.type, None)  # torch.cuda, torch.mps, ...
-    if backend is not None and hasattr(backend, "empty_cache"):
-        backend.empty_cache()
+    _of_backend(device, "empty_cache")
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    _of_backend(device, "synchronize")
+
+
+def device_name(device: torch.device) -> str:
+    """What its maker calls it; its kind where torch does not say."""
+    return _of_backend(device, "get_device_name") or device.type
+
+
+def peak_memory(device: torch.device, run: Callable[[], object]) -> float:
+    """Bytes that a run takes of an accelerator, at most, beyond what was taken before; NaN where torch does not count."""
+    _of_backend(device, "reset_peak_memory_stats")
+    before = _of_backend(device, "memory_allocated")
+    run()
+    peak = _of_backend(device, "max_memory_allocated")
+    return math.nan if peak is None else peak - before
+
+
+def _of_backend(device: torch.device, name: str) -> Any:
+    """Calls a function of torch.cuda, torch.xpu, torch.mps, ...; None where it has no such."""
+    return getattr(getattr(torch, device.type, None), name, lambda: None)()

@@ -11,12 +11,13 @@ from .messages import describe, fault, say, shorten
 MAX_DIGITS = 18  # of a whole number: what 64 bits hold
 
 
-def read_object(text: object, what: str, limit: int) -> dict[str, Any]:
+def read_object(text: object, what: str, limit: int, example: str = "") -> dict[str, Any]:
     """The object that a JSON text holds; its numbers are finite and of at most 18 digits.
 
     Args:
         what: what messages call it, such as mark("The schedule").
         limit: characters that it may have.
+        example: what the message says to write for a text that is no object.
 
     Raises:
         ValueError: the text is no such object, holds a number out of range, is too long or nested too deeply.
@@ -35,10 +36,16 @@ def read_object(text: object, what: str, limit: int) -> dict[str, Any]:
     except RecursionError as error:
         raise fault("{what} is not valid JSON: it is nested too deeply.", what=say(what)) from error
     except ValueError as error:
-        raise fault("{what} is not valid JSON: {error}.", what=say(what), error=error) from error
+        remedy = _remedy(example)
+        raise fault("{what} is not valid JSON: {error}.{remedy}", what=say(what), error=error, remedy=remedy) from error
     if not isinstance(data, dict):
-        raise fault("{what} must be a JSON object, not {data}.", what=say(what), data=describe(data))
+        given, remedy = describe(data), _remedy(example)
+        raise fault("{what} must be a JSON object, not {data}.{remedy}", what=say(what), data=given, remedy=remedy)
     return data
+
+
+def _remedy(example: str) -> str:
+    return " " + say("Write an object, as {example}.", example=example) if example else ""
 
 
 def _integer(digits: str) -> int:

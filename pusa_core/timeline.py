@@ -32,8 +32,9 @@ from .frames import (
     pixel_length,
     spoken_count,
 )
+from .json_input import read_object
 from .keyframes import Keyframe, still_keyframe
-from .messages import either, fault, say
+from .messages import either, fault, mark, say
 from .plan import plan_clip
 from .schedule import Behaviour
 
@@ -41,6 +42,7 @@ VERSION = 1
 LARGEST_TEXT = 1_000_000  # characters
 MOST_ITEMS = 1_000
 MOST_INPUTS = 50
+EXAMPLE = '{"version": 1, "items": [...]}'
 NOISE = 0.2  # the Keyframe node's default
 KEYS = ("at", "media", "input", "take", "noise", "behaviour")
 
@@ -125,9 +127,7 @@ def parse_timeline(text: str) -> tuple[Item, ...]:
     """
     if not text.strip():
         return ()
-    if len(text) > LARGEST_TEXT:
-        raise fault("The timeline is {count} characters long; at most {most} are read.", count=len(text), most=LARGEST_TEXT)
-    data = _load(text)
+    data = read_object(text, mark("The timeline"), LARGEST_TEXT, EXAMPLE)
     if data.get("version") != VERSION:
         raise fault(
             "The timeline has version {version}; this pack reads version {known}.",
@@ -140,18 +140,6 @@ def parse_timeline(text: str) -> tuple[Item, ...]:
     if len(entries) > MOST_ITEMS:
         raise fault("The timeline has {count} items; at most {most} are read.", count=len(entries), most=MOST_ITEMS)
     return tuple(_item(number, entry) for number, entry in enumerate(entries, 1))
-
-
-def _load(text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise fault(
-            'The timeline is not valid JSON ({error}): write {{"version": 1, "items": [...]}}.', error=error
-        ) from error
-    if not isinstance(data, dict):
-        raise fault('The timeline must be a JSON object: {{"version": 1, "items": [...]}}.')
-    return data
 
 
 def _item(number: int, entry: Any) -> Item:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from environment.comfyui import import_comfyui
+from pusa_core.animation import write_animation
 from pusa_core.hosts.diffusers import sample
 from pusa_core.schedule import FrameMap, FrameSchedule
 
@@ -37,7 +37,7 @@ class Preview:
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
         for index in range(min(self.settings.samples, len(self.clips))):
             frames = self.decode(self._sample(wan, index, accelerator.device))
-            save_animation(frames, self.folder / f"{step:06d}_{index}.webp")
+            write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
             tracker = accelerator.get_tracker("tensorboard", unwrap=True)
             tracker.add_image(f"sample {index}", strip.numpy(), step, dataformats="HWC")
@@ -63,10 +63,3 @@ def _decoder(path: Path, channels: int) -> Callable[[Tensor], Tensor]:
     if vae.channels != channels:
         raise ValueError(f"{path.name} is for latents of {vae.channels} channels, but the cached ones have {channels}.")
     return vae.decode
-
-
-def save_animation(frames: Tensor, path: Path, fps: int = FPS) -> None:
-    """Writes pictures (T, H, W, 3) in [0, 1] as an animated WebP."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [Image.fromarray((frame.clamp(0, 1) * 255).byte().numpy()) for frame in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, quality=90)

@@ -52,7 +52,7 @@ def test_the_command(command, tmp_path, capsys, monkeypatch):
         ("--workers=two", "Error parsing --workers"),
         ("--lora=none.pt", "none.pt is not there"),
         ("--device=cdua", '"cdua" is no device'),
-        ("--defaults={", "--defaults is not JSON"),
+        ("--defaults={", "--defaults is not valid JSON"),
         ("--output=nosuch://x", "nosuch://x cannot be opened"),
         ("--defaults=[]", "--defaults is a list"),
         ("--workers=-1", "-1 workers were asked for"),

@@ -50,7 +50,7 @@ def test_one_bad_line_does_not_hide_the_others(folder):
         ("00001", "one"), ("same", "two"), ("00008", "one\u2028line"),
     ]  # fmt: skip
     assert [fault.name for fault in faults] == ["line 3", "line 4", "line 6", "line 7"]
-    assert "It is not JSON" in faults[0].reason and "It is a list" in faults[1].reason
+    assert "It is not valid JSON" in faults[0].reason and "It must be a JSON object, not [1]" in faults[1].reason
     assert 'called "Same", too' in faults[2].reason
     assert '"prompt" is missing' in faults[3].reason
 

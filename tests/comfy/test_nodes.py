@@ -309,16 +309,13 @@ def test_a_stage_that_stops_early_without_leftover_noise_gives_a_clean_clip(pack
 
 
 def test_constants_on_wires_are_told(pack, vae, wan, text):
-    nodes, image = pack.nodes, picture()
+    nodes = pack.nodes
     sampler = (text.positive, text.negative)
     settings = (3, 1, 1.0, "euler", "pusa", 5.0, 1.0)
     latent = {"samples": torch.zeros(1, 16, 3, 6, 8)}
     calls = {
-        r"keyframes got 'abc', but takes what the Pusa keyframe nodes give": lambda: schedule(pack, vae, "abc"),
-        r"keyframes got a list": lambda: schedule(pack, vae, [1, 2]),
         r"vae got '7', but takes a VAE": lambda: schedule(pack, 7),
         r"sigmas got '0.5'": lambda: schedule(pack, vae, sigmas=0.5),
-        r"previous got 'x'": lambda: keyframe(pack, image, previous="x"),
         r"image got 'a.png', but takes images": lambda: keyframe(pack, "a.png"),
         r"schedule got '1', but takes what the Pusa Schedule": lambda: nodes.sampling.PusaKSampler.execute(
             wan, *sampler, latent, *settings, 1
@@ -330,6 +327,20 @@ def test_constants_on_wires_are_told(pack, vae, wan, text):
     }
     for words, call in calls.items():
         with pytest.raises(ValueError, match=f"^The input {words}.*: connect a node that gives that"):
+            call()
+
+
+def test_constants_for_keyframes_are_told(pack, vae):
+    calls = {
+        "'abc' was given instead of keyframes": lambda: schedule(pack, vae, "abc"),
+        "1 is among the keyframes": lambda: schedule(pack, vae, [1, 2]),
+        "7 was given instead of keyframes": lambda: pack.nodes.timeline.PusaTimeline.execute(
+            vae, 64, 48, 9, 1, "crop", "", keyframes=7
+        ),
+        "'x' was given instead of keyframes": lambda: keyframe(pack, picture(), previous="x"),
+    }
+    for words, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{words}: connect a Pusa keyframe node"):
             call()
 
 

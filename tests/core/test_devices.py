@@ -1,5 +1,8 @@
 """Which device the programs take, on machines of every kind: what torch finds is told to it here."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -76,3 +79,25 @@ def test_an_older_torch(monkeypatch):
 def test_weights_are_as_the_device_computes():
     assert devices.default_dtype(torch.device("cpu")) == torch.float32
     assert {devices.default_dtype(torch.device(kind)) for kind in KINDS} == {torch.bfloat16}
+
+
+def test_what_is_asked_of_every_kind_of_device(monkeypatch):
+    """torch.mps lacks most of what torch.cuda and torch.xpu have, torch.cpu nearly all."""
+    counted = iter([100, 350])
+    calls = []
+    xpu = SimpleNamespace(
+        synchronize=lambda: calls.append("synchronize"),
+        get_device_name=lambda: "Arc",
+        reset_peak_memory_stats=lambda: calls.append("reset"),
+        memory_allocated=lambda: next(counted),
+        max_memory_allocated=lambda: next(counted),
+    )
+    monkeypatch.setattr(torch, "xpu", xpu)
+    monkeypatch.setattr(torch, "mps", SimpleNamespace(synchronize=lambda: calls.append("mps")))
+    for kind in ("xpu", "mps", "cpu"):
+        devices.synchronize(torch.device(kind))
+    assert calls == ["synchronize", "mps"]
+    assert [devices.device_name(torch.device(kind)) for kind in ("xpu", "mps", "cpu")] == ["Arc", "mps", "cpu"]
+    assert devices.peak_memory(torch.device("xpu"), lambda: calls.append("run")) == 250
+    assert calls[-2:] == ["reset", "run"]
+    assert math.isnan(devices.peak_memory(torch.device("mps"), lambda: None))
