@@ -25,13 +25,11 @@ class Blueprint(Workflow):
         labels: what people read at the inputs, in order.
         exits: (name, wire) of the outputs.
         about: what it makes, for the page's search and its help.
-        aliases: other names to search by.
     """
 
     labels: list[str] = field(default_factory=list)
     exits: list[tuple[str, Wire]] = field(default_factory=list)
     about: str = ""
-    aliases: tuple[str, ...] = ()
 
     def take(self, label: str, value: Any = None) -> Wire:
         """An input of the blueprint; `value` is what its widget begins with."""
@@ -44,7 +42,6 @@ class Blueprint(Workflow):
 
 def image_to_video(w: Blueprint) -> None:
     """One image becomes the first frame of a video, which is saved."""
-    w.aliases = ("image to video", "i2v", "start image", "animate image")
     image, prompt, size = w.take("first image"), w.take("prompt", ""), sizes(w)
     first = keyframe(w, image, w.take("noise of the image", 0.2), frame_index=0)
     sampled(w, first["keyframes"], prompt, size)
@@ -52,7 +49,6 @@ def image_to_video(w: Blueprint) -> None:
 
 def start_end(w: Blueprint) -> None:
     """Two images become the first and the last frame of a video, which is saved; the model paints what lies between."""
-    w.aliases = ("start end frame", "first last frame", "flf2v", "start end image", "in-between", "interpolation")
     images, prompt, size = [w.take("first image"), w.take("last image")], w.take("prompt", ""), sizes(w)
     first = keyframe(w, images[0], w.take("noise of the first", 0.2), frame_index=0)
     noise = w.take("noise of the last", 0.5)
@@ -63,7 +59,6 @@ def start_end(w: Blueprint) -> None:
 def extend(w: Blueprint) -> None:
     """The last 13 frames of a video become the first 13 of a new one, which goes on with their motion and is saved. Cut
     these 13 frames off when you join the two."""
-    w.aliases = ("extend video", "video extension", "continue video", "lengthen video", "v2v")
     video, prompt, size = w.take("video to extend"), w.take("prompt", ""), sizes(w)
     clip = w.add("GetVideoComponents", video=video)
     noise = w.take("noise of its frames", "0, 0.3, 0.4, 0.5")
@@ -74,7 +69,7 @@ def extend(w: Blueprint) -> None:
 
 BLUEPRINTS: dict[Callable[[Blueprint], None], str] = {
     image_to_video: "Image to Video (Pusa, Wan 2.1)",
-    start_end: "Start and End Image (Pusa, Wan 2.1)",
+    start_end: "Start End Frame to Video (Pusa, Wan 2.1)",
     extend: "Extend Video (Pusa, Wan 2.1)",
 }
 
@@ -94,7 +89,7 @@ def keyframe(w: Blueprint, image: Wire, noise: Wire, **inputs: Any) -> Node:
 def sampled(w: Blueprint, keyframes: Wire, prompt: Wire, size: dict[str, Any], fps: float | Wire = FPS) -> None:
     """The rest of each: schedule, models, sampler, video. The files of models come last: they are changed least."""
     seed, steps = w.take("seed", 42), w.take("steps", 10)
-    files = {"model": MODEL, "Pusa LoRA": PUSA, "text encoder": TEXT_ENCODER, "VAE": VAE}
+    files = {"model": MODEL, "LoRA": PUSA, "text encoder": TEXT_ENCODER, "VAE": VAE}
     unet, lora, encoder, decoder = (w.take(label, name) for label, name in files.items())
     model = w.add("UNETLoader", unet_name=unet, weight_dtype="default")["MODEL"]
     model = w.add("PusaLoraLoader", model=model, lora_name=lora, alpha=1.4)["model"]
@@ -133,7 +128,7 @@ def page_blueprint(w: Blueprint) -> dict[str, Any]:
         "links": [],
         "version": 0.4,
         "definitions": {"subgraphs": [inner]},
-        "extra": {"BlueprintDescription": w.about, "BlueprintSearchAliases": list(w.aliases)},
+        "extra": {"BlueprintDescription": w.about},
     }
 
 

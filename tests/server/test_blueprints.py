@@ -1,0 +1,104 @@
+"""Subgraph blueprints as a user meets them: searched, put on an empty canvas, wired and run."""
+
+import warnings
+
+import av
+import pytest
+
+from tests.server.page import NoBrowser, open_page
+from tests.server.stand_in import stand_in
+
+LOADERS = {"IMAGE": ("LoadImage", "start_frame.jpg"), "VIDEO": ("LoadVideo", "input_video.mp4")}
+# Search term -> what is found first of the pack's, what it takes, frames of a small run.
+BLUEPRINTS = {
+    "image to video": ("Image to Video (Pusa, Wan 2.1)", ["IMAGE"], 9),
+    "start end frame": ("Start End Frame to Video (Pusa, Wan 2.1)", ["IMAGE", "IMAGE"], 9),
+    "extend video": ("Extend Video (Pusa, Wan 2.1)", ["VIDEO"], 17),
+}
+OTHERS = {  # need other names to search by
+    "first last frame": "Pusa Timeline",
+    "keyframe": "Pusa Keyframe",
+    "completion": "Pusa Timeline",
+    "transition": "Pusa Timeline",
+    "multi keyframe": "Pusa Timeline",
+    "long video": "Pusa Long Video",
+    "video extension": "Pusa Timeline",
+}
+RESULTS = "[role=option], [data-testid*=result], .p-autocomplete-option"
+EMPTY = {
+    "nodes": [],
+    "links": [],
+    "groups": [],
+    "config": {},
+    "extra": {},
+    "version": 0.4,
+    "last_node_id": 0,
+    "last_link_id": 0,
+}
+WIRE = """loaders => {
+  const box = app.graph.nodes[0];
+  for (const [slot, input] of box.inputs.filter(other => !other.widget).entries()) {
+    const [type, file] = loaders[input.type], loader = LiteGraph.createNode(type);
+    loader.pos = [box.pos[0] - 400, box.pos[1] + 380 * slot];
+    loader.widgets[0].value = file;
+    app.graph.add(loader);
+    loader.connect(0, box, box.inputs.indexOf(input));
+  }
+  box.widgets.find(widget => widget.name === "prompt").value = "a boat";
+  return app.graph.nodes.length;
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    server.post("/settings/Comfy.TutorialCompleted", True)
+    try:
+        with open_page(server.address) as page:
+            yield page
+    except NoBrowser as missing:
+        warnings.warn(f"THE PAGE WAS NOT TESTED: {missing}", stacklevel=1)
+        pytest.skip(f"the page was not tested: {missing}")
+
+
+def search(page, term):
+    """What the page's search shows for a term on an empty canvas, in order."""
+    browser = page.browser_page
+    page.load(EMPTY)
+    browser.mouse.dblclick(800, 500)
+    browser.wait_for_timeout(800)
+    browser.keyboard.type(term)
+    browser.wait_for_timeout(1200)
+    return [" ".join(text.split()) for text in browser.locator(RESULTS).all_inner_texts()]
+
+
+def first_of_ours(found):
+    return next((text for text in found if "Pusa" in text), "nothing of the pack's")
+
+
+@pytest.mark.parametrize("term", OTHERS)
+def test_the_search_finds_by_what_one_wants_to_make(page, server, term):
+    if "search_aliases" not in server.object_info("PusaKeyframe"):
+        pytest.skip("this ComfyUI knows no other names to search by")
+    found = search(page, term)
+    page.browser_page.keyboard.press("Escape")
+    assert first_of_ours(found).startswith(OTHERS[term]), found
+
+
+@pytest.mark.parametrize("term", BLUEPRINTS)
+def test_a_blueprint_makes_a_video_with_three_nodes(page, server, term):
+    title, takes, length = BLUEPRINTS[term]
+    found = search(page, term)
+    assert first_of_ours(found).startswith(title), found
+    page.errors.clear()
+    page.browser_page.locator(RESULTS).filter(has_text=title).first.click()
+    page.browser_page.wait_for_timeout(1000)
+    page.browser_page.mouse.click(500, 300)  # newer pages let one choose the place
+    page.browser_page.wait_for_timeout(500)
+    assert page.browser_page.evaluate(WIRE, LOADERS) == 1 + len(takes) <= 3
+
+    prompt = page.prompt()
+    assert [node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"][0] == "a boat"
+    run = server.run(stand_in(prompt, width=64, height=48, length=length, steps=2))
+    with av.open(str(next(path for path in run.files if path.suffix == ".mp4"))) as video:
+        assert sum(1 for _ in video.decode(video=0)) == length
+    assert page.errors == []
