@@ -1,5 +1,4 @@
 /** What is drawn on canvases: ruler, noise, the schedule over the steps, overview. */
-/** @import {View} from "./types" */
 
 import { STRIDE, clamp, mix, sigmaAt } from "./format.js";
 import { t } from "./words.js";
@@ -58,7 +57,7 @@ function prepare(canvas, view, height) {
   return { ...view, c, fill, write };
 }
 
-/** @param {View} view */
+/** @param {import("./types").View} view */
 export function draw(canvas, view) {
   const pen = prepare(canvas, view, BOTTOM);
   drawLabels(pen);
@@ -74,9 +73,15 @@ export function draw(canvas, view) {
 }
 
 function drawLabels({ write, ink }) {
-  const names = [["frameLane", 9], ["noiseLane", NOISE_TOP + 31], ["sigmaLane", HEAT_TOP + 28]];
-  const ends = [["secondsLane", 20], ["1", NOISE_TOP + 11], ["0", BAR_BOTTOM - 2], ["firstStep", HEAT_TOP + 7], ["lastStep", BOTTOM - 6]];
-  for (const labels of [names, ends]) for (const [key, y] of labels) write(t(key), GUTTER - 7, y, labels === names ? 0.85 : 0.6, ink, GUTTER - 9);
+  const label = (text, y, alpha = 0.6) => write(text, GUTTER - 7, y, alpha, ink, GUTTER - 9);
+  label(t("frameLane"), 9, 0.85);
+  label(t("secondsLane"), 20);
+  label(1, NOISE_TOP + 11);
+  label(t("noiseLane"), NOISE_TOP + 31, 0.85);
+  label(0, BAR_BOTTOM - 2);
+  label(t("firstStep"), HEAT_TOP + 7);
+  label(t("sigmaLane"), HEAT_TOP + 28, 0.85);
+  label(t("lastStep"), BOTTOM - 6);
 }
 
 function drawColumns(pen) {
@@ -110,7 +115,7 @@ function drawNoise(pen) {
     if (!frame) return;
     const noise = noiseOf(frame);
     const y = BAR_BOTTOM - noise * BAR;
-    const mark = frame.item && frame.item === selected ? accent : ink;
+    const mark = selected && frame.item === selected ? accent : ink;
     fill(colourOf(noise), frame.item ? 1 : 0.55, x, y, w, BAR_BOTTOM - y);
     fill(mark, 1, x, y - 1, w, 2);
     if (frame.item) fill(mark, 1, x, NOISE_TOP - 2, w, 2);
@@ -167,9 +172,8 @@ export function drawOverview(canvas, view) {
   c.translate(GUTTER, 0);
   fill(ink, 0.08, 0, 3, width, OVERVIEW - 6);
   frames.forEach((frame, i) => {
-    if (!frame) return;
-    const colour = frame.item && frame.item === selected ? accent : colourOf(noiseOf(frame));
-    fill(colour, 1, edges[i] * scale, 3, Math.max(2, (edges[i + 1] - edges[i]) * scale), OVERVIEW - 6);
+    const colour = frame && (selected && frame.item === selected ? accent : colourOf(noiseOf(frame)));
+    if (colour) fill(colour, 1, edges[i] * scale, 3, Math.max(2, (edges[i + 1] - edges[i]) * scale), OVERVIEW - 6);
   });
   Object.assign(c, { globalAlpha: 1, strokeStyle: ink }).strokeRect(scroll * scale + 0.75, 1, width * scale - 1.5, OVERVIEW - 2);
 }

@@ -1,7 +1,6 @@
 /** The timeline's text, and which latent frames its items fill: pure, and as pusa_core has it (tests/timeline_cases.json). */
 
 export const STRIDE = 4;
-export const EMPTY = '{"version":1,"items":[]}';
 const KEYS = ["at", "media", "input", "take", "noise", "behaviour"];
 
 export const isFilled = (item) => Boolean(item.media || item.input);
@@ -108,7 +107,7 @@ export function fitted(item, isClip) {
   return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
 }
 
-/** A clip's place in a short video: fewer frames, so that something is left to be made. */
+/** In a short video a clip gives fewer frames, so that something is left to be made. */
 function shortened({ at, take, noise }, latents) {
   const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
   return { at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };

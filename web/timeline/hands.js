@@ -6,7 +6,7 @@ import { filesOf } from "./media.js";
 import { boxOf } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
 
-const THRESHOLD = 4; // pixels, before a press becomes a drag
+const THRESHOLD = 4; // pixels to a drag
 const STEP = 0.05; // of noise
 const COPIED = "application/x-pusa-item";
 
@@ -85,9 +85,8 @@ export function attachHands(ui) {
     return event.dataTransfer.types.includes("Files");
   });
   on("paste", ({ clipboardData, target }) => {
-    const [files, text] = [filesOf(clipboardData), clipboardData.getData(COPIED)];
-    if (target.closest("input") || (!files.length && !text)) return false;
-    const item = text && JSON.parse(text);
+    const [files, item] = [filesOf(clipboardData), JSON.parse(clipboardData.getData(COPIED) || "null")];
+    if (target.closest("input") || (!files.length && !item)) return false;
     if (item) ui.insert(item, ui.afterSelected() ?? 0, ui.placeOf(item).count, t("pasted"));
     else ui.addFiles(files, ui.afterSelected());
     return true;
@@ -122,7 +121,6 @@ export function attachHands(ui) {
   });
 }
 
-/** @param {string} [side] of the clip whose handle has the focus */
 function actionOf(ui, { key, altKey }, side) {
   const item = ui.selected;
   const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
@@ -151,13 +149,13 @@ function moveGesture(ui, item, from) {
     move(at) {
       if (to == null && Math.abs(at.x - from.x) < THRESHOLD) return;
       const wanted = clamp(at.latent - grip, 0, ui.latents - count);
-      to = ui.freeNear(wanted, count, item);
+      to = ui.freePlace(wanted, item, count);
       if (to == null) return;
       item.at = anchored(to, count, ui.length);
       ui.dragged = { item, box: [left + at.x - from.x, width] };
       ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
-      const side = at.x - ui.scroll < 16 ? -10 : at.x - ui.scroll > ui.width - 16 ? 10 : 0; // beyond what is visible
-      ui.scroll = clamp(ui.scroll + side, 0, ui.edges[ui.latents] - ui.width);
+      const shown = at.x - ui.scroll;
+      if (shown < 16 || shown > ui.width - 16) ui.scrollTo(ui.scroll + (shown < 16 ? -10 : 10));
     },
   };
 }

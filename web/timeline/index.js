@@ -1,7 +1,6 @@
 /** Puts the timeline on the Pusa Timeline node: a widget of the page, in both of its renderers. */
 
 import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
 import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
@@ -10,17 +9,6 @@ const WIDTH = 660, HEIGHT = 326;
 const REACH = 40; // nodes behind this one among which the sampler is looked for
 
 document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
-
-const entries = new Set();
-
-api.addEventListener("executed", ({ detail: { node, output } }) => {
-  for (const entry of entries) {
-    if (!output?.schedule || String(entry.node.id) !== String(node).split(":").pop()) continue;
-    entry.schedule = readSchedule(output.schedule[0]);
-    entry.ui.refresh();
-    entry.ui.say(output.text[0]);
-  }
-});
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
@@ -60,28 +48,27 @@ function commit() {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
-/** Calls more after a method. */
+/** Calls more after a method, with its arguments. */
 function chain(owner, method, more) {
   const before = owner[method];
   owner[method] = function (...values) {
-    const result = before?.apply(this, values);
-    queueMicrotask(more);
-    return result;
+    queueMicrotask(() => more(...values));
+    return before?.apply(this, values);
   };
 }
 
 function timelineWidget(node, name, spec) {
   const watched = new Set();
   const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
-  const entry = { node, schedule: new Map() };
-  const ui = (entry.ui = new Timeline({
+  let schedule = new Map(); // what the last run made
+  const ui = new Timeline({
     length: () => Number(widgetOf(node, "length")?.value) || 81,
     sampling: () => samplingOf(node, watch),
     inputs: () => inputsOf(node),
-    connected: () => (isLinked(node, "keyframes") ? entry.schedule : new Map()),
+    connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
     commit,
     settings: () => node.properties,
-  }));
+  });
   attachHands(ui);
   const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
     getValue: () => ui.text,
@@ -92,9 +79,12 @@ function timelineWidget(node, name, spec) {
   });
   widget.value = spec[1].default;
   watch(widgetOf(node, "length"));
-  entries.add(entry);
   chain(node, "onConnectionsChange", () => ui.refresh());
-  chain(node, "onRemoved", () => entries.delete(entry));
+  chain(node, "onExecuted", (output) => {
+    schedule = readSchedule(output.schedule[0]);
+    ui.refresh();
+    ui.say(output.text[0]);
+  });
   return { widget, minWidth: WIDTH, minHeight: HEIGHT };
 }
 

@@ -31,13 +31,10 @@ export const totalOf = (item) => facts.get(item.media)?.frames;
 
 /** Asks the server about a file, once; calls `ready` when it has answered. */
 export async function learn(name, ready) {
-  if (facts.has(name)) return facts.get(name);
-  facts.set(name, {});
-  try {
-    facts.set(name, await (await api.fetchApi(`/pusa/media?name=${encodeURIComponent(name)}`)).json());
-    ready?.();
-  } catch {
-    facts.delete(name); // asked again at the next chance
+  if (!facts.has(name)) {
+    facts.set(name, {});
+    const asked = api.fetchApi(`/pusa/media?name=${encodeURIComponent(name)}`).then((answer) => answer.json());
+    await asked.then((fact) => (facts.set(name, fact), ready?.()), () => facts.delete(name)); // asked again at the next chance
   }
   return facts.get(name) ?? {};
 }

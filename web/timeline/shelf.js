@@ -1,9 +1,8 @@
 /** The items' elements: where they lie, what they show, and what a screen reader says of them. */
 
-import { clamp, isFilled, taken } from "./format.js";
 import { ITEM, build, copy, set } from "./elements.js";
+import { clamp, isFilled, taken } from "./format.js";
 import * as media from "./media.js";
-
 import { t } from "./words.js";
 
 const WIDEST = 84; // pixels of a picture
@@ -46,10 +45,11 @@ export function showItem(ui, places, index) {
 
 function describe(ui, shown, { item, frame, fits, count }, name) {
   const words = ui.describe(item);
-  set(shown, { title: `${name}, ${words}`, "aria-label": name, "aria-valuemax": ui.length - 1, "aria-valuenow": frame, "aria-valuetext": words });
-  for (const [side, part] of [["startOf", shown.parts.start], ["endOf", shown.parts.end]]) {
-    part.hidden = !item.take || !fits;
-    set(part, { "aria-label": t(side, { name }), "aria-valuenow": 4 * count - 3, "aria-valuetext": t("frames", { count: 4 * count - 3 }) });
+  const slider = (part, label, now, text, more) => set(part, { "aria-label": label, "aria-valuenow": now, "aria-valuetext": text, ...more });
+  slider(shown, name, frame, words, { title: `${name}, ${words}`, "aria-valuemax": ui.length - 1 });
+  for (const side of ["start", "end"]) {
+    slider(shown.parts[side], t(`${side}Of`, { name }), 4 * count - 3, t("frames", { count: 4 * count - 3 }));
+    shown.parts[side].hidden = !item.take || !fits;
   }
 }
 

@@ -1,7 +1,7 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
@@ -12,15 +12,15 @@ const FIRST_TAKE = 13; // frames of a clip that is added
 export class Timeline {
   /** @param {import("./types").Host} host */
   constructor(host) {
-    Object.assign(this, { host, items: [], text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
+    Object.assign(this, { host, items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
     Object.assign(this, copy(TIMELINE));
     this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
     this.plus.onclick = () => this.pick();
     this.fold.onclick = () => this.toggleFold();
     this.hold.onclick = () => this.toggleHold();
     this.remove.onclick = () => this.removeItem(this.selected);
-    this.at.onchange = () => this.moveTo(this.selected, latentOf(+this.at.value));
-    this.noise.onchange = () => this.setNoise(this.selected, () => +this.noise.value);
+    this.at.onchange = () => this.at.value && this.moveTo(this.selected, latentOf(+this.at.value));
+    this.noise.onchange = () => this.noise.value && this.setNoise(this.selected, () => +this.noise.value);
     new ResizeObserver(() => this.refresh()).observe(this.root);
     this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
   }
@@ -49,7 +49,7 @@ export class Timeline {
   }
 
   changedItem(item, words = "") {
-    this.changed(`${words} ${this.nameOf(item)}: ${this.describe(item)}`.trim());
+    this.changed(`${words} ${this.summary(item)}`.trim());
   }
 
   say(words, isError = false) {
@@ -89,8 +89,8 @@ export class Timeline {
     return filled;
   }
 
-  freeNear(latent, count, without) {
-    return freePlace(this.occupied(without), clamp(latent, 0, this.latents - count), count);
+  freePlace(wanted, item, count, ways) {
+    return freePlace(this.occupied(item), wanted, count, ways);
   }
 
   afterSelected() {
@@ -102,7 +102,7 @@ export class Timeline {
   moveTo(item, latent, way) {
     const { count } = this.placeOf(item);
     const wanted = way ? latent : clamp(latent, 0, this.latents - count);
-    const free = freePlace(this.occupied(item), wanted, count, way && [way]);
+    const free = this.freePlace(wanted, item, count, way && [way]);
     if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
     item.at = anchored(free, count, this.length);
     this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
@@ -115,10 +115,14 @@ export class Timeline {
     return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
   }
 
+  summary(item) {
+    return `${this.nameOf(item)}: ${this.describe(item)}`;
+  }
+
   select(item) {
     this.selected = item;
     this.refresh();
-    if (item) this.say(`${this.nameOf(item)}: ${this.describe(item)}`);
+    if (item) this.say(this.summary(item));
   }
 
   /** Adds a picture or clip near a latent frame, or puts it into an empty place there. */
@@ -137,18 +141,18 @@ export class Timeline {
     const most = 4 * Math.max(0, this.latents - 2) + 1; // so that something is left to be made
     const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
     const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
-    this.insert(source, latent, latentsOf(frames), t("added"), (free, at) => {
-      if (total === 1) return { noise: free === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
-      return { take: free === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
+    this.insert(source, latent, latentsOf(frames), t("added"), (at) => {
+      if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
+      return { take: at === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
     });
   }
 
   /** Puts a new item on the nearest free place; `settings` makes what depends on it. */
   insert(item, latent, count, words, settings = () => ({})) {
-    const free = this.freeNear(latent, count);
+    const free = this.freePlace(clamp(latent, 0, this.latents - count), item, count);
     if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
     const at = anchored(free, count, this.length);
-    this.selected = { ...item, at, ...settings(free, at) };
+    this.selected = { ...item, at, ...settings(at) };
     this.items.push(this.selected);
     this.changedItem(this.selected, words);
   }
@@ -177,7 +181,7 @@ export class Timeline {
     const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
     const [first, count] = [at.first - before, at.count + more];
     if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
-    if (freePlace(this.occupied(item), first, count, [0]) == null) return false;
+    if (this.freePlace(first, item, count, [0]) == null) return false;
     const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
     Object.assign(item, { at: anchored(first, count, this.length), take });
     setNoise(item, noise);
