@@ -13,79 +13,77 @@ document.head.append(Object.assign(document.createElement("link"), { rel: "style
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
-/** The nodes that a node's outputs go to, nearest first. */
 function nodesBehind(node) {
-  const found = new Set([node]);
-  for (const each of found) {
-    if (found.size > REACH) break;
-    each.outputs?.forEach((_, slot) => each.getOutputNodes(slot)?.forEach((next) => found.add(next)));
-  }
-  return [...found].slice(1);
+	const found = new Set([node]);
+	for (const each of found) {
+		if (found.size > REACH) break;
+		each.outputs?.forEach((_, slot) => each.getOutputNodes(slot)?.forEach((next) => found.add(next)));
+	}
+	return [...found].slice(1);
 }
 
 /** Sigmas, switch of the experts and frame rate, as the nodes behind have them. */
 function samplingOf(node, watch) {
-  const found = { steps: 10, shift: 5, fps: 16, boundary: null };
-  for (const next of nodesBehind(node).reverse()) {
-    for (const name in found) {
-      const widget = widgetOf(next, name);
-      if (!(widget?.value > 0)) continue;
-      watch(widget);
-      if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
-    }
-  }
-  return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
+	const found = { steps: 10, shift: 5, fps: 16, boundary: null };
+	for (const next of nodesBehind(node).reverse()) {
+		for (const name in found) {
+			const widget = widgetOf(next, name);
+			if (!(widget?.value > 0)) continue;
+			watch(widget);
+			if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
+		}
+	}
+	return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
 }
 
 function inputsOf(node) {
-  const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
-  return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
+	const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
+	return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
 }
 
-/** Ends a step that can be undone. */
 function commit() {
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+	const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+	(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
 /** Calls more after a method, with its arguments. */
 function chain(owner, method, more) {
-  const before = owner[method];
-  owner[method] = function (...values) {
-    queueMicrotask(() => more(...values));
-    return before?.apply(this, values);
-  };
+	const before = owner[method];
+	owner[method] = function (...values) {
+		queueMicrotask(() => more(...values));
+		return before?.apply(this, values);
+	};
 }
 
 function timelineWidget(node, name, spec) {
-  const watched = new Set();
-  const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
-  let schedule = new Map(); // what the last run made
-  const ui = new Timeline({
-    length: () => Number(widgetOf(node, "length")?.value) || 81,
-    sampling: () => samplingOf(node, watch),
-    inputs: () => inputsOf(node),
-    connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
-    commit,
-    settings: () => node.properties,
-  });
-  attachHands(ui);
-  const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
-    getValue: () => ui.text,
-    setValue: (text) => ui.setValue(text),
-    getMinHeight: () => HEIGHT,
-    hideOnZoom: false,
-    margin: 6,
-  });
-  widget.value = spec[1].default;
-  watch(widgetOf(node, "length"));
-  chain(node, "onConnectionsChange", () => ui.refresh());
-  chain(node, "onExecuted", (output) => {
-    schedule = readSchedule(output.schedule[0]);
-    ui.refresh();
-    ui.say(output.text[0]);
-  });
-  return { widget, minWidth: WIDTH, minHeight: HEIGHT };
+	const watched = new Set();
+	const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
+	let schedule = new Map(); // what the last run made
+	const ui = new Timeline({
+		length: () => Number(widgetOf(node, "length")?.value) || 81,
+		sampling: () => samplingOf(node, watch),
+		inputs: () => inputsOf(node),
+		connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
+		commit,
+		settings: () => node.properties,
+	});
+	attachHands(ui);
+	const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
+		getValue: () => ui.text,
+		setValue: (text) => ui.setValue(text),
+		getMinHeight: () => HEIGHT,
+		hideOnZoom: false,
+		margin: 6,
+	});
+	widget.value = spec[1].default;
+	watch(widgetOf(node, "length"));
+	chain(node, "onConnectionsChange", () => ui.refresh());
+	chain(node, "onExecuted", (output) => {
+		schedule = readSchedule(output.schedule[0]);
+		ui.refresh();
+		ui.say(output.text[0]);
+	});
+	return { widget, minWidth: WIDTH, minHeight: HEIGHT };
 }
 
 app.registerExtension({ name: "pusa.timeline", getCustomWidgets: () => ({ PUSA_TIMELINE: timelineWidget }) });
