@@ -1,5 +1,4 @@
 /** What is drawn on canvases: ruler, noise, the schedule over the steps, overview. */
-/** @import {View} from "./types" */
 
 import { STRIDE, clamp, mix, sigmaAt } from "./format.js";
 import { t } from "./words.js";
@@ -13,163 +12,165 @@ const FOLDED = 0.18; // of another frame's width
 const CLEAN_TO_NOISE = [[255, 234, 70], [188, 175, 111], [124, 123, 120], [65, 77, 107], [0, 32, 77]]; // as in pusa_core/figures.py
 
 const COLOURS = Array.from({ length: 257 }, (_, i) => {
-  const low = Math.min(i >> 6, 3);
-  return `rgb(${CLEAN_TO_NOISE[low].map((v, c) => Math.round(mix(v, CLEAN_TO_NOISE[low + 1][c], i / 64 - low)))})`;
+	const low = Math.min(i >> 6, 3);
+	return `rgb(${CLEAN_TO_NOISE[low].map((v, c) => Math.round(mix(v, CLEAN_TO_NOISE[low + 1][c], i / 64 - low)))})`;
 });
 export const colourOf = (sigma) => COLOURS[Math.round(256 * clamp(sigma, 0, 1))];
 const noiseOf = ({ knots }) => knots[knots.length - 1][1];
 
 /** Edges of the latent frames. Folded, those that lie far from every item are narrow. */
 export function layout(frames, width, fold) {
-  const weights = frames.map((frame, i) => (fold && !frame && !frames[i - 1] && !frames[i + 1] ? FOLDED : 1));
-  const unit = Math.max(width / weights.reduce((a, b) => a + b), frames.length > LONG ? NARROWEST : 0);
-  const edges = new Float64Array(frames.length + 1);
-  weights.forEach((weight, i) => (edges[i + 1] = edges[i] + weight * unit));
-  return edges;
+	const weights = frames.map((frame, i) => (fold && !frame && !frames[i - 1] && !frames[i + 1] ? FOLDED : 1));
+	const unit = Math.max(width / weights.reduce((a, b) => a + b), frames.length > LONG ? NARROWEST : 0);
+	const edges = new Float64Array(frames.length + 1);
+	weights.forEach((weight, i) => (edges[i + 1] = edges[i] + weight * unit));
+	return edges;
 }
 
-/** The latent frame at a position. */
 export function latentAt(edges, x) {
-  const behind = edges.findIndex((edge, i) => i && edge > x);
-  return (behind < 0 ? edges.length - 1 : behind) - 1;
+	const behind = edges.findIndex((edge, i) => i && edge > x);
+	return (behind < 0 ? edges.length - 1 : behind) - 1;
 }
 
 /** Calls `each` for what is visible; ordinary neighbours come together, if wanted. */
 function forFrames({ edges, frames, scroll, width }, together, each) {
-  const last = latentAt(edges, scroll + width);
-  for (let i = latentAt(edges, scroll), end; i <= last; i = end) {
-    for (end = i + 1; together && end <= last && !frames[i] && !frames[end]; end++);
-    each(edges[i], edges[end] - edges[i], frames[i], i);
-  }
+	const last = latentAt(edges, scroll + width);
+	for (let i = latentAt(edges, scroll), end; i <= last; i = end) {
+		for (end = i + 1; together && end <= last && !frames[i] && !frames[end]; end++);
+		each(edges[i], edges[end] - edges[i], frames[i], i);
+	}
 }
 
-/** A view, and how to fill and write on a canvas. */
 function prepare(canvas, view, height) {
-  const [ratio, width] = [view.ratio, view.width + GUTTER];
-  const size = [Math.round(width * ratio), Math.round(height * ratio)];
-  if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
-  const c = canvas.getContext("2d");
-  c.setTransform(ratio, 0, 0, ratio, 0, 0);
-  c.clearRect(0, 0, width, height);
-  Object.assign(c, { font: "10px system-ui, sans-serif", textBaseline: "middle", textAlign: "right", lineWidth: 1.5 });
-  const use = (fillStyle, globalAlpha) => Object.assign(c, { fillStyle, globalAlpha });
-  const fill = (style, alpha, ...box) => use(style, alpha).fillRect(...box);
-  const write = (text, x, y, alpha = 1, style = view.ink, most = width) => use(style, alpha).fillText(text, x, y, most);
-  return { ...view, c, fill, write };
+	const [ratio, width] = [view.ratio, view.width + GUTTER];
+	const size = [Math.round(width * ratio), Math.round(height * ratio)];
+	if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+	const c = canvas.getContext("2d");
+	c.setTransform(ratio, 0, 0, ratio, 0, 0);
+	c.clearRect(0, 0, width, height);
+	Object.assign(c, { font: "10px system-ui, sans-serif", textBaseline: "middle", textAlign: "right", lineWidth: 1.5 });
+	const use = (fillStyle, globalAlpha) => Object.assign(c, { fillStyle, globalAlpha });
+	const fill = (style, alpha, ...box) => use(style, alpha).fillRect(...box);
+	const write = (text, x, y, alpha = 1, style = view.ink, most = width) => use(style, alpha).fillText(text, x, y, most);
+	return { ...view, c, fill, write };
 }
 
-/** @param {View} view */
+/** @param {import("./types").View} view */
 export function draw(canvas, view) {
-  const pen = prepare(canvas, view, BOTTOM);
-  drawLabels(pen);
-  const { c } = pen;
-  c.save();
-  c.beginPath();
-  c.rect(GUTTER, 0, view.width, BOTTOM);
-  c.clip();
-  c.translate(GUTTER - view.scroll, 0);
-  c.textAlign = "center";
-  for (const part of [drawColumns, drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
-  c.restore();
+	const pen = prepare(canvas, view, BOTTOM);
+	drawLabels(pen);
+	const { c } = pen;
+	c.save();
+	c.beginPath();
+	c.rect(GUTTER, 0, view.width, BOTTOM);
+	c.clip();
+	c.translate(GUTTER - view.scroll, 0);
+	c.textAlign = "center";
+	for (const part of [drawColumns, drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
+	c.restore();
 }
 
 function drawLabels({ write, ink }) {
-  const names = [["frameLane", 9], ["noiseLane", NOISE_TOP + 31], ["sigmaLane", HEAT_TOP + 28]];
-  const ends = [["secondsLane", 20], ["1", NOISE_TOP + 11], ["0", BAR_BOTTOM - 2], ["firstStep", HEAT_TOP + 7], ["lastStep", BOTTOM - 6]];
-  for (const labels of [names, ends]) for (const [key, y] of labels) write(t(key), GUTTER - 7, y, labels === names ? 0.85 : 0.6, ink, GUTTER - 9);
+	const label = (text, y, alpha = 0.6) => write(text, GUTTER - 7, y, alpha, ink, GUTTER - 9);
+	label(t("frameLane"), 9, 0.85);
+	label(t("secondsLane"), 20);
+	label(1, NOISE_TOP + 11);
+	label(t("noiseLane"), NOISE_TOP + 31, 0.85);
+	label(0, BAR_BOTTOM - 2);
+	label(t("firstStep"), HEAT_TOP + 7);
+	label(t("sigmaLane"), HEAT_TOP + 28, 0.85);
+	label(t("lastStep"), BOTTOM - 6);
 }
 
 function drawColumns(pen) {
-  const { fill, scroll, width, ink } = pen;
-  fill(ink, 0.05, scroll, RULER, width, ITEMS);
-  forFrames(pen, false, (x, w) => w > 6 && fill(ink, 0.09, x + w - 0.5, RULER, 1, BAR_BOTTOM - RULER));
+	const { fill, scroll, width, ink } = pen;
+	fill(ink, 0.05, scroll, RULER, width, ITEMS);
+	forFrames(pen, false, (x, w) => w > 6 && fill(ink, 0.09, x + w - 0.5, RULER, 1, BAR_BOTTOM - RULER));
 }
 
 function drawRuler(pen) {
-  const { fill, write, edges, scroll, width, fps, ink } = pen;
-  const last = edges.length - 2;
-  const every = [1, 2, 4, 8, 16, 32].find((n) => (n * edges[last + 1]) / (last + 1) >= 34) ?? 64;
-  let free = -1;
-  forFrames(pen, false, (left, w, _, i) => {
-    const x = left + w / 2;
-    const isLabelled = i === last || (i % every === 0 && x >= free && x < edges[last] - 24);
-    fill(ink, isLabelled ? 0.5 : 0.22, x - 0.5, 26, 1, 4);
-    if (!isLabelled) return;
-    free = x + 30;
-    const shown = clamp(x, scroll + 9, scroll + width - 11);
-    write(STRIDE * i, shown, 9, 0.85);
-    write(+((STRIDE * i) / fps).toFixed(2), shown, 20, 0.6);
-  });
+	const { fill, write, edges, scroll, width, fps, ink } = pen;
+	const last = edges.length - 2;
+	const every = [1, 2, 4, 8, 16, 32].find((n) => (n * edges[last + 1]) / (last + 1) >= 34) ?? 64;
+	let free = -1;
+	forFrames(pen, false, (left, w, _, i) => {
+		const x = left + w / 2;
+		const isLabelled = i === last || (i % every === 0 && x >= free && x < edges[last] - 24);
+		fill(ink, isLabelled ? 0.5 : 0.22, x - 0.5, 26, 1, 4);
+		if (!isLabelled) return;
+		free = x + 30;
+		const shown = clamp(x, scroll + 9, scroll + width - 11);
+		write(STRIDE * i, shown, 9, 0.85);
+		write(+((STRIDE * i) / fps).toFixed(2), shown, 20, 0.6);
+	});
 }
 
 function drawNoise(pen) {
-  const { fill, write, selected, ink, accent } = pen;
-  forFrames(pen, true, (left, wide, frame) => {
-    const [x, w] = [left + 0.5, wide - 1];
-    fill(ink, frame ? 0.1 : 0.06, x, BAR_BOTTOM - BAR, w, BAR);
-    if (!frame) return;
-    const noise = noiseOf(frame);
-    const y = BAR_BOTTOM - noise * BAR;
-    const mark = frame.item && frame.item === selected ? accent : ink;
-    fill(colourOf(noise), frame.item ? 1 : 0.55, x, y, w, BAR_BOTTOM - y);
-    fill(mark, 1, x, y - 1, w, 2);
-    if (frame.item) fill(mark, 1, x, NOISE_TOP - 2, w, 2);
-    if (w >= 16) write(String(+noise.toFixed(2)).replace(/^0\./, "."), x + w / 2, y - 8);
-    if (frame.hold && w >= 8) write("H", x + w / 2, BAR_BOTTOM - 6, 1, "#14161c");
-  });
+	const { fill, write, selected, ink, accent } = pen;
+	forFrames(pen, true, (left, wide, frame) => {
+		const [x, w] = [left + 0.5, wide - 1];
+		fill(ink, frame ? 0.1 : 0.06, x, BAR_BOTTOM - BAR, w, BAR);
+		if (!frame) return;
+		const noise = noiseOf(frame);
+		const y = BAR_BOTTOM - noise * BAR;
+		const mark = selected && frame.item === selected ? accent : ink;
+		fill(colourOf(noise), frame.item ? 1 : 0.55, x, y, w, BAR_BOTTOM - y);
+		fill(mark, 1, x, y - 1, w, 2);
+		if (frame.item) fill(mark, 1, x, NOISE_TOP - 2, w, 2);
+		if (w >= 16) write(String(+noise.toFixed(2)).replace(/^0\./, "."), x + w / 2, y - 8);
+		if (frame.hold && w >= 8) write("H", x + w / 2, BAR_BOTTOM - 6, 1, "#14161c");
+	});
 }
 
 function drawHeat(pen) {
-  const { fill, sigmas } = pen;
-  const row = HEAT / (sigmas.length - 1);
-  forFrames(pen, true, (x, w, frame) => {
-    sigmas.slice(0, -1).forEach((sigma, step) => {
-      const own = frame ? sigmaAt(frame.knots, sigma) : sigma;
-      fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + 0.6);
-    });
-  });
+	const { fill, sigmas } = pen;
+	const row = HEAT / (sigmas.length - 1);
+	forFrames(pen, true, (x, w, frame) => {
+		sigmas.slice(0, -1).forEach((sigma, step) => {
+			const own = frame ? sigmaAt(frame.knots, sigma) : sigma;
+			fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + 0.6);
+		});
+	});
 }
 
 /** The line between Wan2.2's two experts. */
 function drawSwitch(pen) {
-  const { fill, sigmas, boundary, scroll, width } = pen;
-  const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
-  if (step < 1) return;
-  const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
-  fill("#000", 1, scroll, y - 1.5, width, 3);
-  for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);
-  drawText(pen, text, end, Math.min(y + 3, BOTTOM - 16), "#000", "#000", "#fff");
+	const { fill, sigmas, boundary, scroll, width } = pen;
+	const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
+	if (step < 1) return;
+	const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
+	fill("#000", 1, scroll, y - 1.5, width, 3);
+	for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);
+	drawText(pen, text, end, Math.min(y + 3, BOTTOM - 16), "#000", "#000", "#fff");
 }
 
 function drawText({ c, fill, write, scroll, width }, text, middle, y, edge, paper, ink) {
-  const wide = c.measureText(text).width + 12;
-  const x = clamp(middle - wide / 2, scroll + 1, scroll + width - wide - 1);
-  fill(edge, 1, x - 1, y - 1, wide + 2, 17);
-  fill(paper, 1, x, y, wide, 15);
-  write(text, x + wide / 2, y + 8, 1, ink);
+	const wide = c.measureText(text).width + 12;
+	const x = clamp(middle - wide / 2, scroll + 1, scroll + width - wide - 1);
+	fill(edge, 1, x - 1, y - 1, wide + 2, 17);
+	fill(paper, 1, x, y, wide, 15);
+	write(text, x + wide / 2, y + 8, 1, ink);
 }
 
 function drawGhost(pen) {
-  const { c, fill, edges, ghost, accent, paper } = pen;
-  if (!ghost) return;
-  const { first, count, text } = ghost;
-  const [left, wide] = [edges[first], edges[first + count] - edges[first]];
-  fill(accent, 0.16, left, RULER, wide, BOTTOM - RULER);
-  Object.assign(c, { globalAlpha: 1, strokeStyle: accent }).setLineDash([4, 3]);
-  c.strokeRect(left + 0.75, RULER + 0.75, wide - 1.5, BOTTOM - RULER - 3);
-  drawText(pen, text, left + wide / 2, 6, accent, paper);
+	const { c, fill, edges, ghost, accent, paper } = pen;
+	if (!ghost) return;
+	const { first, count, text } = ghost;
+	const [left, wide] = [edges[first], edges[first + count] - edges[first]];
+	fill(accent, 0.16, left, RULER, wide, BOTTOM - RULER);
+	Object.assign(c, { globalAlpha: 1, strokeStyle: accent }).setLineDash([4, 3]);
+	c.strokeRect(left + 0.75, RULER + 0.75, wide - 1.5, BOTTOM - RULER - 3);
+	drawText(pen, text, left + wide / 2, 6, accent, paper);
 }
 
-/** The whole video in small, and the part of it that the lanes show. */
 export function drawOverview(canvas, view) {
-  const { c, fill, width, scroll, edges, frames, selected, ink, accent } = prepare(canvas, view, OVERVIEW);
-  const scale = width / edges[frames.length];
-  c.translate(GUTTER, 0);
-  fill(ink, 0.08, 0, 3, width, OVERVIEW - 6);
-  frames.forEach((frame, i) => {
-    if (!frame) return;
-    const colour = frame.item && frame.item === selected ? accent : colourOf(noiseOf(frame));
-    fill(colour, 1, edges[i] * scale, 3, Math.max(2, (edges[i + 1] - edges[i]) * scale), OVERVIEW - 6);
-  });
-  Object.assign(c, { globalAlpha: 1, strokeStyle: ink }).strokeRect(scroll * scale + 0.75, 1, width * scale - 1.5, OVERVIEW - 2);
+	const { c, fill, width, scroll, edges, frames, selected, ink, accent } = prepare(canvas, view, OVERVIEW);
+	const scale = width / edges[frames.length];
+	c.translate(GUTTER, 0);
+	fill(ink, 0.08, 0, 3, width, OVERVIEW - 6);
+	frames.forEach((frame, i) => {
+		const colour = frame && (selected && frame.item === selected ? accent : colourOf(noiseOf(frame)));
+		if (colour) fill(colour, 1, edges[i] * scale, 3, Math.max(2, (edges[i + 1] - edges[i]) * scale), OVERVIEW - 6);
+	});
+	Object.assign(c, { globalAlpha: 1, strokeStyle: ink }).strokeRect(scroll * scale + 0.75, 1, width * scale - 1.5, OVERVIEW - 2);
 }

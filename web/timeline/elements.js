@@ -6,28 +6,28 @@ const page = await (await fetch(new URL("timeline.html", import.meta.url))).text
 export const [TIMELINE, ITEM] = new DOMParser().parseFromString(page, "text/html").body.children;
 
 export function set(element, attributes) {
-  for (const name in attributes) element.setAttribute(name, attributes[name]);
-  return element;
+	for (const name in attributes) element.setAttribute(name, attributes[name]);
+	return element;
 }
 
 export function build(tag, attributes, ...children) {
-  const made = set(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
+	const made = set(document.createElement(tag), attributes);
+	made.append(...children);
+	return made;
 }
 
 export const button = (title, onclick, ...children) =>
-  Object.assign(build("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
+	Object.assign(build("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
 
 /** Copies an element of the page; its parts get their words and come by name. */
 export function copy(element) {
-  const parts = { root: document.importNode(element, true) };
-  for (const part of [parts.root, ...parts.root.querySelectorAll("*")]) {
-    const { words, label, tip, part: name } = part.dataset;
-    if (words) part.textContent = t(words);
-    if (label || tip) set(part, { "aria-label": t(label || tip) });
-    if (tip) part.title = t(tip);
-    if (name) parts[name] = part;
-  }
-  return parts;
+	const parts = { root: document.importNode(element, true) };
+	for (const part of [parts.root, ...parts.root.querySelectorAll("*")]) {
+		const { words, label, tip, part: name } = part.dataset;
+		if (words) part.textContent = t(words);
+		if (label || tip) set(part, { "aria-label": t(label || tip) });
+		if (tip) part.title = t(tip);
+		if (name) parts[name] = part;
+	}
+	return parts;
 }

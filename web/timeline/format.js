@@ -1,102 +1,97 @@
 /** The timeline's text, and which latent frames its items fill: pure, and as pusa_core has it (tests/timeline_cases.json). */
 
 export const STRIDE = 4;
-export const EMPTY = '{"version":1,"items":[]}';
 const KEYS = ["at", "media", "input", "take", "noise", "behaviour"];
 
 export const isFilled = (item) => Boolean(item.media || item.input);
 export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 export const mix = (from, to, share) => from + (to - from) * share;
 
-/** The latent frame that holds a pixel frame. */
 export const latentOf = (frame) => Math.floor((frame + STRIDE - 1) / STRIDE);
-/** First and last pixel frame of a latent frame. */
 export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent - 1) + 1, STRIDE * latent]);
-/** Latent frames of a video of so many frames. */
 export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
 
 /** The items of the node's value, or null where it cannot be shown. */
 export function parse(text) {
-  if (!text?.trim()) return [];
-  try {
-    const { version, items } = JSON.parse(text);
-    return version === 1 && items.every((item) => Number.isInteger(item.at)) ? items : null;
-  } catch {
-    return null;
-  }
+	if (!text?.trim()) return [];
+	try {
+		const { version, items } = JSON.parse(text);
+		return version === 1 && items.every((item) => Number.isInteger(item.at)) ? items : null;
+	} catch {
+		return null;
+	}
 }
 
 export function serialize(items) {
-  const kept = (item) => KEYS.filter((key) => item[key] != null && item[key] !== "evolve").map((key) => [key, item[key]]);
-  return JSON.stringify({ version: 1, items: items.map((item) => Object.fromEntries(kept(item))) });
+	const kept = (item) => KEYS.filter((key) => item[key] != null && item[key] !== "evolve").map((key) => [key, item[key]]);
+	return JSON.stringify({ version: 1, items: items.map((item) => Object.fromEntries(kept(item))) });
 }
 
 /** [first, after the last) frame of a clip that an item takes; null where that needs the clip's length. */
 export function taken({ take = [0, null] }, total) {
-  const frames = take.map((n) => (n == null ? total : n < 0 ? n + total : n));
-  return frames.every(Number.isInteger) ? frames : null;
+	const frames = take.map((n) => (n == null ? total : n < 0 ? n + total : n));
+	return frames.every(Number.isInteger) ? frames : null;
 }
 
 export function latentCount(item, total) {
-  const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
-  const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
-  return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
+	const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
+	const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
+	return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
 }
 
 /** Where an item of a clip of `total` frames lands in a video of `length`, and its noise there; at the end if it does not fit. */
 export function place(item, length, total) {
-  const [count, latents] = [latentCount(item, total), latentsOf(length)];
-  const isInside = item.at >= -length && item.at < length;
-  const frame = isInside ? (item.at + length) % length : item.at;
-  const fits = isInside && latentOf(frame) + count <= latents;
-  return { item, first: fits ? latentOf(frame) : Math.max(0, latents - count), count, frame, fits, noise: noiseOf(item, count) };
+	const [count, latents] = [latentCount(item, total), latentsOf(length)];
+	const isInside = item.at >= -length && item.at < length;
+	const frame = isInside ? (item.at + length) % length : item.at;
+	const fits = isInside && latentOf(frame) + count <= latents;
+	return { item, first: fits ? latentOf(frame) : Math.max(0, latents - count), count, frame, fits, noise: noiseOf(item, count) };
 }
 
 /** `at` of what begins on a latent frame: at the video's end it is counted from there, and stays there. */
 export function anchored(first, count, length) {
-  return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
+	return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
 }
 
 /** The free place nearest to a wanted one, on both sides or to one of them; null where there is none. */
 export function freePlace(occupied, wanted, count, ways = [1, -1]) {
-  const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
-  for (let distance = 0; distance < occupied.length; distance++) {
-    for (const way of ways) if (fits(wanted + way * distance)) return wanted + way * distance;
-  }
-  return null;
+	const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
+	for (let distance = 0; distance < occupied.length; distance++) {
+		for (const way of ways) if (fits(wanted + way * distance)) return wanted + way * distance;
+	}
+	return null;
 }
 
 export function noiseOf({ noise = 0.2 }, count) {
-  const ramp = String(noise).split(/\s+to\s+/);
-  const values = String(noise).split(",");
-  return Array.from({ length: count }, (_, i) => {
-    const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +values[Math.min(i, values.length - 1)];
-    return clamp(value || 0, 0, 1);
-  });
+	const ramp = String(noise).split(/\s+to\s+/);
+	const values = String(noise).split(",");
+	return Array.from({ length: count }, (_, i) => {
+		const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +values[Math.min(i, values.length - 1)];
+		return clamp(value || 0, 0, 1);
+	});
 }
 
 /** Sets them, as one number where they are equal. */
 export function setNoise(item, values) {
-  const rounded = values.map((value) => Math.round(clamp(value, 0, 1) * 1000) / 1000);
-  item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
+	const rounded = values.map((value) => Math.round(clamp(value, 0, 1) * 1000) / 1000);
+	item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
 }
 
 export function sigmaAt(knots, sigma) {
-  let i = 1;
-  while (i < knots.length - 1 && knots[i][0] <= sigma) i++;
-  const [[x0, y0], [x1, y1]] = [knots[i - 1], knots[i]];
-  return mix(y0, y1, (sigma - x0) / (x1 - x0));
+	let i = 1;
+	while (i < knots.length - 1 && knots[i][0] <= sigma) i++;
+	const [[x0, y0], [x1, y1]] = [knots[i - 1], knots[i]];
+	return mix(y0, y1, (sigma - x0) / (x1 - x0));
 }
 
-/** Pusa's sigmas, from 1 to 0. */
 export function sigmaGrid(steps, shift) {
-  return Array.from({ length: steps + 1 }, (_, i) => (shift * (steps - i)) / (i + shift * (steps - i)));
+	return Array.from({ length: steps + 1 }, (_, i) => (shift * (steps - i)) / (i + shift * (steps - i)));
 }
 
 /** The frames of a FrameSchedule's JSON that do not simply follow the sampler. */
 export function readSchedule(text) {
-  const frames = Object.entries(JSON.parse(text).keyframes);
-  return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
+	const frames = Object.entries(JSON.parse(text).keyframes);
+	return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
 }
 
 /** Places and noise, and how clips are taken; `same` uses one clip for all. */
@@ -104,25 +99,25 @@ export const PRESETS = await (await fetch(new URL("presets.json", import.meta.ur
 
 /** An item's place, for a clip or a single picture. */
 export function fitted(item, isClip) {
-  if (isClip) return { ...item, take: item.take ?? [0, 1] };
-  return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
+	if (isClip) return { ...item, take: item.take ?? [0, 1] };
+	return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
 }
 
-/** A clip's place in a short video: fewer frames, so that something is left to be made. */
+/** In a short video a clip gives fewer frames, so that something is left to be made. */
 function shortened({ at, take, noise }, latents) {
-  const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
-  return { at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
+	const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
+	return { at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
 }
 
 /** A preset's items, of the pictures and clips that are there; what is missing stays an empty place. */
 export function arrange({ slots, same }, items, length, isClip) {
-  const pool = items.filter(isFilled);
-  const latents = latentsOf(length);
-  return slots.map((slot, index) => {
-    const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
-    if (item.at === "middle") item.at = STRIDE * (latents >> 1);
-    if (item.noise.length === 1) item.noise = item.noise[0];
-    const source = pool[same ? 0 : index];
-    return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
-  });
+	const pool = items.filter(isFilled);
+	const latents = latentsOf(length);
+	return slots.map((slot, index) => {
+		const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
+		if (item.at === "middle") item.at = STRIDE * (latents >> 1);
+		if (item.noise.length === 1) item.noise = item.noise[0];
+		const source = pool[same ? 0 : index];
+		return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
+	});
 }

@@ -6,196 +6,190 @@ import { filesOf } from "./media.js";
 import { boxOf } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
 
-const THRESHOLD = 4; // pixels, before a press becomes a drag
+const THRESHOLD = 4; // pixels to a drag
 const STEP = 0.05; // of noise
 const COPIED = "application/x-pusa-item";
 
 /** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
-  const { root, lanes } = ui;
-  let gesture = null; // see types.d.ts
+	const { root, lanes } = ui;
+	let gesture = null; // see types.d.ts
 
-  /** Listens; what `react` has used is not for the page. */
-  function on(kinds, react) {
-    const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
-    for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
-  }
+	/** Listens; what `react` has used is not for the page. */
+	function on(kinds, react) {
+		const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
+		for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
+	}
 
-  /** The pointer in the lanes' own pixels, whatever the zoom. */
-  function point(event) {
-    const box = lanes.getBoundingClientRect();
-    const scale = box.width / lanes.offsetWidth || 1;
-    const x = (event.clientX - box.left) / scale - GUTTER + ui.scroll;
-    return { x, y: (event.clientY - box.top) / scale, latent: latentAt(ui.edges, x) };
-  }
+	/** The pointer in the lanes' own pixels, whatever the zoom. */
+	function point(event) {
+		const box = lanes.getBoundingClientRect();
+		const scale = box.width / lanes.offsetWidth || 1;
+		const x = (event.clientX - box.left) / scale - GUTTER + ui.scroll;
+		return { x, y: (event.clientY - box.top) / scale, latent: latentAt(ui.edges, x) };
+	}
 
-  function gestureOf({ target }, at) {
-    if (target === ui.overview) return overviewGesture(ui);
-    const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => target.closest(kind));
-    (handle ?? shown ?? root).focus({ preventScroll: true });
-    if (shown) ui.select(shown.item);
-    if (handle) return trimGesture(ui, shown.item, handle.dataset.side === "start", at);
-    if (shown) return moveGesture(ui, shown.item, at);
-    if (at.y < NOISE_TOP) ui.select(null);
-    return at.y > NOISE_TOP && at.y < BAR_BOTTOM + 3 ? noiseGesture(ui, at) : null;
-  }
+	function gestureOf({ target }, at) {
+		if (target === ui.overview) return overviewGesture(ui);
+		const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => target.closest(kind));
+		(handle ?? shown ?? root).focus({ preventScroll: true });
+		if (shown) ui.select(shown.item);
+		if (handle) return trimGesture(ui, shown.item, handle.dataset.side === "start", at);
+		if (shown) return moveGesture(ui, shown.item, at);
+		if (at.y < NOISE_TOP) ui.select(null);
+		return at.y > NOISE_TOP && at.y < BAR_BOTTOM + 3 ? noiseGesture(ui, at) : null;
+	}
 
-  on("pointerdown", (event) => {
-    if (event.button) return false;
-    event.stopPropagation();
-    if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
-    gesture = gestureOf(event, point(event));
-    if (gesture) root.setPointerCapture(event.pointerId);
-    return true;
-  });
-  on("pointermove", (event) => {
-    if (!gesture) return false;
-    gesture.move(point(event));
-    ui.later();
-    return true;
-  });
-  on("pointerup pointercancel", (event) => {
-    const ended = gesture;
-    if (!ended) return false;
-    gesture = ui.ghost = ui.dragged = null;
-    if (event.type === "pointercancel") ui.setValue(ui.text);
-    else if (ended.item) ui.changedItem(ended.item);
-    else ui.refresh();
-    return true;
-  });
-  on("pointerenter", () => gesture || ui.refresh());
-  on("dblclick", (event) => {
-    if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
-    return true;
-  });
-  on("wheel", ({ shiftKey, deltaX, deltaY }) => {
-    const way = shiftKey ? deltaY : deltaX;
-    if (ui.overview.hidden || !way) return false;
-    ui.scrollTo(ui.scroll + way);
-    return true;
-  });
+	on("pointerdown", (event) => {
+		if (event.button) return false;
+		event.stopPropagation();
+		if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
+		gesture = gestureOf(event, point(event));
+		if (gesture) root.setPointerCapture(event.pointerId);
+		return true;
+	});
+	on("pointermove", (event) => {
+		if (!gesture) return false;
+		gesture.move(point(event));
+		ui.later();
+		return true;
+	});
+	on("pointerup pointercancel", (event) => {
+		const ended = gesture;
+		if (!ended) return false;
+		gesture = ui.ghost = ui.dragged = null;
+		if (event.type === "pointercancel") ui.setValue(ui.text);
+		else if (ended.item) ui.changedItem(ended.item);
+		else ui.refresh();
+		return true;
+	});
+	on("pointerenter", () => gesture || ui.refresh());
+	on("dblclick", (event) => {
+		if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
+		return true;
+	});
+	on("wheel", ({ shiftKey, deltaX, deltaY }) => {
+		const way = shiftKey ? deltaY : deltaX;
+		if (ui.overview.hidden || !way) return false;
+		ui.scrollTo(ui.scroll + way);
+		return true;
+	});
 
-  // --- files and clipboard
+	on("dragover dragleave drop", (event) => {
+		const at = point(event).latent;
+		ui.ghost = event.type === "dragover" ? ghostAt(at, 1) : null;
+		ui.later();
+		if (event.type === "drop") ui.addFiles(filesOf(event.dataTransfer), at);
+		return event.dataTransfer.types.includes("Files");
+	});
+	on("paste", ({ clipboardData, target }) => {
+		const [files, item] = [filesOf(clipboardData), JSON.parse(clipboardData.getData(COPIED) || "null")];
+		if (target.closest("input") || (!files.length && !item)) return false;
+		if (item) ui.insert(item, ui.afterSelected() ?? 0, ui.placeOf(item).count, t("pasted"));
+		else ui.addFiles(files, ui.afterSelected());
+		return true;
+	});
+	on("copy cut", ({ clipboardData, target, type }) => {
+		if (!ui.selected || target.closest("input")) return false;
+		clipboardData.setData(COPIED, JSON.stringify(ui.selected));
+		if (type === "cut") ui.removeItem(ui.selected);
+		return true;
+	});
 
-  on("dragover dragleave drop", (event) => {
-    const at = point(event).latent;
-    ui.ghost = event.type === "dragover" ? ghostAt(at, 1) : null;
-    ui.later();
-    if (event.type === "drop") ui.addFiles(filesOf(event.dataTransfer), at);
-    return event.dataTransfer.types.includes("Files");
-  });
-  on("paste", ({ clipboardData, target }) => {
-    const [files, text] = [filesOf(clipboardData), clipboardData.getData(COPIED)];
-    if (target.closest("input") || (!files.length && !text)) return false;
-    const item = text && JSON.parse(text);
-    if (item) ui.insert(item, ui.afterSelected() ?? 0, ui.placeOf(item).count, t("pasted"));
-    else ui.addFiles(files, ui.afterSelected());
-    return true;
-  });
-  on("copy cut", ({ clipboardData, target, type }) => {
-    if (!ui.selected || target.closest("input")) return false;
-    clipboardData.setData(COPIED, JSON.stringify(ui.selected));
-    if (type === "cut") ui.removeItem(ui.selected);
-    return true;
-  });
-
-  // --- keys
-
-  on("focusin", ({ target: { item } }) => {
-    if (!item || gesture) return;
-    if (item !== ui.selected) ui.select(item);
-    const { first, count } = ui.placeOf(item);
-    const [left, right] = [ui.edges[first], ui.edges[Math.min(ui.latents, first + count)]];
-    if (left < ui.scroll || right > ui.scroll + ui.width) ui.scrollTo((left + right - ui.width) / 2);
-  });
-  on("keydown", (event) => {
-    const { key, target, target: { dataset: { side } } } = event;
-    const command = event.ctrlKey || event.metaKey;
-    if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
-    if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
-    const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
-    if (!action) return false;
-    action();
-    const shown = ui.elements.get(ui.selected);
-    (side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
-    return true;
-  });
+	on("focusin", ({ target: { item } }) => {
+		if (!item || gesture) return;
+		if (item !== ui.selected) ui.select(item);
+		const { first, count } = ui.placeOf(item);
+		const [left, right] = [ui.edges[first], ui.edges[Math.min(ui.latents, first + count)]];
+		if (left < ui.scroll || right > ui.scroll + ui.width) ui.scrollTo((left + right - ui.width) / 2);
+	});
+	on("keydown", (event) => {
+		const { key, target, target: { dataset: { side } } } = event;
+		const command = event.ctrlKey || event.metaKey;
+		if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
+		if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
+		const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
+		if (!action) return false;
+		action();
+		const shown = ui.elements.get(ui.selected);
+		(side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
+		return true;
+	});
 }
 
-/** @param {string} [side] of the clip whose handle has the focus */
 function actionOf(ui, { key, altKey }, side) {
-  const item = ui.selected;
-  const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
-  const isTilt = key === "ArrowLeft" || key === "ArrowRight";
-  if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
-  if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
-  if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
-  const remove = () => ui.removeItem(item);
-  const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
-  return actions[key];
+	const item = ui.selected;
+	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
+	const isTilt = key === "ArrowLeft" || key === "ArrowRight";
+	if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
+	if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
+	if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
+	const remove = () => ui.removeItem(item);
+	const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
+	return actions[key];
 }
 
 // --- gestures: `move` shows, on an item that changes in the end
 
 function ghostAt(first, count, more = "") {
-  return { first, count, text: `${placeWords({ frame: STRIDE * first, first, count })} ${more}`.trim() };
+	return { first, count, text: `${placeWords({ frame: STRIDE * first, first, count })} ${more}`.trim() };
 }
 
 function moveGesture(ui, item, from) {
-  const { first, count, fits } = ui.placeOf(item);
-  const [left, width] = boxOf(ui, ui.places(), ui.items.indexOf(item));
-  const grip = fits && count > 1 ? from.latent - first : 0;
-  let to = null;
-  return {
-    item,
-    move(at) {
-      if (to == null && Math.abs(at.x - from.x) < THRESHOLD) return;
-      const wanted = clamp(at.latent - grip, 0, ui.latents - count);
-      to = ui.freeNear(wanted, count, item);
-      if (to == null) return;
-      item.at = anchored(to, count, ui.length);
-      ui.dragged = { item, box: [left + at.x - from.x, width] };
-      ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
-      const side = at.x - ui.scroll < 16 ? -10 : at.x - ui.scroll > ui.width - 16 ? 10 : 0; // beyond what is visible
-      ui.scroll = clamp(ui.scroll + side, 0, ui.edges[ui.latents] - ui.width);
-    },
-  };
+	const { first, count, fits } = ui.placeOf(item);
+	const [left, width] = boxOf(ui, ui.places(), ui.items.indexOf(item));
+	const grip = fits && count > 1 ? from.latent - first : 0;
+	let to = null;
+	return {
+		item,
+		move(at) {
+			if (to == null && Math.abs(at.x - from.x) < THRESHOLD) return;
+			const wanted = clamp(at.latent - grip, 0, ui.latents - count);
+			to = ui.freePlace(wanted, item, count);
+			if (to == null) return;
+			item.at = anchored(to, count, ui.length);
+			ui.dragged = { item, box: [left + at.x - from.x, width] };
+			ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
+			const shown = at.x - ui.scroll;
+			if (shown < 16 || shown > ui.width - 16) ui.scrollTo(ui.scroll + (shown < 16 ? -10 : 10));
+		},
+	};
 }
 
 function trimGesture(ui, item, atStart, from) {
-  let done = 0;
-  return {
-    item,
-    move(at) {
-      const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
-      const way = Math.sign(wanted - done);
-      while (done !== wanted && ui.trim(item, atStart, way)) done += way;
-      const { first, count } = ui.placeOf(item);
-      ui.dragged = { item };
-      ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
-    },
-  };
+	let done = 0;
+	return {
+		item,
+		move(at) {
+			const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
+			const way = Math.sign(wanted - done);
+			while (done !== wanted && ui.trim(item, atStart, way)) done += way;
+			const { first, count } = ui.placeOf(item);
+			ui.dragged = { item };
+			ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
+		},
+	};
 }
 
 /** Draws noise: on one latent frame its value, over several a ramp. */
 function noiseGesture(ui, from) {
-  const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) * 20) / 20;
-  const before = ui.places().filter(({ fits }) => fits);
-  const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
-  if (!owner) return null;
-  const move = (at) => {
-    const [low, high] = [from, at].sort((a, b) => a.latent - b.latent);
-    const [start, end, wide] = [noiseAt(low), noiseAt(high), high.latent - low.latent];
-    const value = (old, i) => (i < 0 || i > wide ? old : wide ? mix(start, end, i / wide) : noiseAt(at));
-    for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => value(old, first + i - low.latent)));
-    ui.ghost = { first: low.latent, count: wide + 1, text: noiseWords(wide ? start : noiseAt(at), wide ? end : noiseAt(at)) };
-  };
-  ui.select(owner);
-  move(from);
-  return { item: owner, move };
+	const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) * 20) / 20;
+	const before = ui.places().filter(({ fits }) => fits);
+	const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
+	if (!owner) return null;
+	const move = (at) => {
+		const [low, high] = [from, at].sort((a, b) => a.latent - b.latent);
+		const [start, end, wide] = [noiseAt(low), noiseAt(high), high.latent - low.latent];
+		const value = (old, i) => (i < 0 || i > wide ? old : wide ? mix(start, end, i / wide) : noiseAt(at));
+		for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => value(old, first + i - low.latent)));
+		ui.ghost = { first: low.latent, count: wide + 1, text: noiseWords(wide ? start : noiseAt(at), wide ? end : noiseAt(at)) };
+	};
+	ui.select(owner);
+	move(from);
+	return { item: owner, move };
 }
 
 function overviewGesture(ui) {
-  const whole = ui.edges[ui.latents];
-  return { move: (at) => ui.scrollTo(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2) };
+	const whole = ui.edges[ui.latents];
+	return { move: (at) => ui.scrollTo(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2) };
 }

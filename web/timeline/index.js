@@ -1,7 +1,6 @@
 /** Puts the timeline on the Pusa Timeline node: a widget of the page, in both of its renderers. */
 
 import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
 import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
@@ -11,91 +10,80 @@ const REACH = 40; // nodes behind this one among which the sampler is looked for
 
 document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
 
-const entries = new Set();
-
-api.addEventListener("executed", ({ detail: { node, output } }) => {
-  for (const entry of entries) {
-    if (!output?.schedule || String(entry.node.id) !== String(node).split(":").pop()) continue;
-    entry.schedule = readSchedule(output.schedule[0]);
-    entry.ui.refresh();
-    entry.ui.say(output.text[0]);
-  }
-});
-
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
-/** The nodes that a node's outputs go to, nearest first. */
 function nodesBehind(node) {
-  const found = new Set([node]);
-  for (const each of found) {
-    if (found.size > REACH) break;
-    each.outputs?.forEach((_, slot) => each.getOutputNodes(slot)?.forEach((next) => found.add(next)));
-  }
-  return [...found].slice(1);
+	const found = new Set([node]);
+	for (const each of found) {
+		if (found.size > REACH) break;
+		each.outputs?.forEach((_, slot) => each.getOutputNodes(slot)?.forEach((next) => found.add(next)));
+	}
+	return [...found].slice(1);
 }
 
 /** Sigmas, switch of the experts and frame rate, as the nodes behind have them. */
 function samplingOf(node, watch) {
-  const found = { steps: 10, shift: 5, fps: 16, boundary: null };
-  for (const next of nodesBehind(node).reverse()) {
-    for (const name in found) {
-      const widget = widgetOf(next, name);
-      if (!(widget?.value > 0)) continue;
-      watch(widget);
-      if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
-    }
-  }
-  return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
+	const found = { steps: 10, shift: 5, fps: 16, boundary: null };
+	for (const next of nodesBehind(node).reverse()) {
+		for (const name in found) {
+			const widget = widgetOf(next, name);
+			if (!(widget?.value > 0)) continue;
+			watch(widget);
+			if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
+		}
+	}
+	return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
 }
 
 function inputsOf(node) {
-  const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
-  return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
+	const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
+	return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
 }
 
-/** Ends a step that can be undone. */
 function commit() {
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+	const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+	(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
-/** Calls more after a method. */
+/** Calls more after a method, with its arguments. */
 function chain(owner, method, more) {
-  const before = owner[method];
-  owner[method] = function (...values) {
-    const result = before?.apply(this, values);
-    queueMicrotask(more);
-    return result;
-  };
+	const before = owner[method];
+	owner[method] = function (...values) {
+		queueMicrotask(() => more(...values));
+		return before?.apply(this, values);
+	};
 }
 
 function timelineWidget(node, name, spec) {
-  const watched = new Set();
-  const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
-  const entry = { node, schedule: new Map() };
-  const ui = (entry.ui = new Timeline({
-    length: () => Number(widgetOf(node, "length")?.value) || 81,
-    sampling: () => samplingOf(node, watch),
-    inputs: () => inputsOf(node),
-    connected: () => (isLinked(node, "keyframes") ? entry.schedule : new Map()),
-    commit,
-    settings: () => node.properties,
-  }));
-  attachHands(ui);
-  const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
-    getValue: () => ui.text,
-    setValue: (text) => ui.setValue(text),
-    getMinHeight: () => HEIGHT,
-    hideOnZoom: false,
-    margin: 6,
-  });
-  widget.value = spec[1].default;
-  watch(widgetOf(node, "length"));
-  entries.add(entry);
-  chain(node, "onConnectionsChange", () => ui.refresh());
-  chain(node, "onRemoved", () => entries.delete(entry));
-  return { widget, minWidth: WIDTH, minHeight: HEIGHT };
+	const watched = new Set();
+	const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
+	let schedule = new Map(); // what the last run made
+	const ui = new Timeline({
+		length: () => Number(widgetOf(node, "length")?.value) || 81,
+		sampling: () => samplingOf(node, watch),
+		inputs: () => inputsOf(node),
+		connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
+		commit,
+		settings: () => node.properties,
+	});
+	attachHands(ui);
+	const widget = node.addDOMWidget(name, "PUSA_TIMELINE", ui.root, {
+		getValue: () => ui.text,
+		setValue: (text) => ui.setValue(text),
+		getMinHeight: () => HEIGHT,
+		hideOnZoom: false,
+		margin: 6,
+	});
+	widget.value = spec[1].default;
+	watch(widgetOf(node, "length"));
+	chain(node, "onConnectionsChange", () => ui.refresh());
+	chain(node, "onExecuted", (output) => {
+		schedule = readSchedule(output.schedule[0]);
+		ui.refresh();
+		ui.say(output.text[0]);
+	});
+	return { widget, minWidth: WIDTH, minHeight: HEIGHT };
 }
 
 app.registerExtension({ name: "pusa.timeline", getCustomWidgets: () => ({ PUSA_TIMELINE: timelineWidget }) });

@@ -11,19 +11,17 @@ const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
 export const isClipName = (name) => VIDEO.test(bare(name)) || ANIMATED.test(bare(name));
 
-/** Pictures and clips that an event brings. */
 export const filesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => /^(image|video)\//.test(file.type));
 
-/** Uploads a file. */
 export async function upload(file) {
-  const body = new FormData();
-  const fields = { image: file, type: "input", subfolder: FOLDER };
-  for (const name in fields) body.append(name, fields[name]);
-  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
-  const { subfolder, name } = await answer.json();
-  facts.delete(`${subfolder}/${name}`); // there may have been none of that name
-  return `${subfolder}/${name}`;
+	const body = new FormData();
+	const fields = { image: file, type: "input", subfolder: FOLDER };
+	for (const name in fields) body.append(name, fields[name]);
+	const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+	if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
+	const { subfolder, name } = await answer.json();
+	facts.delete(`${subfolder}/${name}`); // there may have been none of that name
+	return `${subfolder}/${name}`;
 }
 
 /** How many frames an item's file has, if that is known by now. */
@@ -31,28 +29,24 @@ export const totalOf = (item) => facts.get(item.media)?.frames;
 
 /** Asks the server about a file, once; calls `ready` when it has answered. */
 export async function learn(name, ready) {
-  if (facts.has(name)) return facts.get(name);
-  facts.set(name, {});
-  try {
-    facts.set(name, await (await api.fetchApi(`/pusa/media?name=${encodeURIComponent(name)}`)).json());
-    ready?.();
-  } catch {
-    facts.delete(name); // asked again at the next chance
-  }
-  return facts.get(name) ?? {};
+	if (!facts.has(name)) {
+		facts.set(name, {});
+		const asked = api.fetchApi(`/pusa/media?name=${encodeURIComponent(name)}`).then((answer) => answer.json());
+		await asked.then((fact) => (facts.set(name, fact), ready?.()), () => facts.delete(name)); // asked again at the next chance
+	}
+	return facts.get(name) ?? {};
 }
 
 /** Where a file is served. `name [pusa]` is one of the pack's own samples, `name [output]` in ComfyUI's output folder. */
 function address(name) {
-  const type = name.match(/ \[(\w+)\]$/)?.[1] ?? "input";
-  if (type === "pusa") return new URL(`../samples/${bare(name)}`, import.meta.url).href;
-  const [, subfolder = "", filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
-  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+	const type = name.match(/ \[(\w+)\]$/)?.[1] ?? "input";
+	if (type === "pusa") return new URL(`../samples/${bare(name)}`, import.meta.url).href;
+	const [, subfolder = "", filename] = bare(name).match(/^(?:(.*)\/)?(.*)$/);
+	return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
-/** What shows a frame of an item's file. */
 export function pictureOf(name, frame) {
-  const isVideo = VIDEO.test(bare(name));
-  const time = isVideo ? `#t=${(frame + 0.5) / (facts.get(name)?.rate || 16)}` : "";
-  return Object.assign(document.createElement(isVideo ? "video" : "img"), { alt: "", muted: true, src: address(name) + time });
+	const isVideo = VIDEO.test(bare(name));
+	const time = isVideo ? `#t=${(frame + 0.5) / (facts.get(name)?.rate || 16)}` : "";
+	return Object.assign(document.createElement(isVideo ? "video" : "img"), { alt: "", muted: true, src: address(name) + time });
 }

@@ -1,78 +1,78 @@
 /** The items' elements: where they lie, what they show, and what a screen reader says of them. */
 
-import { clamp, isFilled, taken } from "./format.js";
 import { ITEM, build, copy, set } from "./elements.js";
+import { clamp, isFilled, taken } from "./format.js";
 import * as media from "./media.js";
-
 import { t } from "./words.js";
 
 const WIDEST = 84; // pixels of a picture
 
 export function showItems(ui) {
-  for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
-  const places = ui.places();
-  places.forEach(({ item }, index) => {
-    if (!ui.elements.has(item)) ui.elements.set(item, newElement(item));
-    showItem(ui, places, index);
-    putAt(ui.shelf, ui.elements.get(item), index);
-  });
+	for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
+	const places = ui.places();
+	places.forEach(({ item }, index) => {
+		if (!ui.elements.has(item)) ui.elements.set(item, newElement(item));
+		showItem(ui, places, index);
+		putAt(ui.shelf, ui.elements.get(item), index);
+	});
 }
 
 function newElement(item) {
-  const { root, ...parts } = copy(ITEM);
-  parts.start.item = parts.end.item = item;
-  return Object.assign(root, { item, parts });
+	const { root, ...parts } = copy(ITEM);
+	parts.start.item = parts.end.item = item;
+	return Object.assign(root, { item, parts });
 }
 
 function putAt(shelf, shown, index) {
-  if (shelf.children[index] === shown) return;
-  const focused = document.activeElement; // moving an element takes its focus away
-  shelf.insertBefore(shown, shelf.children[index] ?? null);
-  if (shown.contains(focused)) focused.focus({ preventScroll: true });
+	if (shelf.children[index] === shown) return;
+	const focused = document.activeElement; // moving an element takes its focus away
+	shelf.insertBefore(shown, shelf.children[index] ?? null);
+	if (shown.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 export function showItem(ui, places, index) {
-  const { item, count, fits } = places[index];
-  const shown = ui.elements.get(item);
-  const dragged = ui.dragged?.item === item && ui.dragged.box;
-  const [left, width] = dragged || boxOf(ui, places, index);
-  shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
-  const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
-  for (const name in states) shown.classList.toggle(name, !!states[name]);
-  showPictures(ui, shown.parts.film, item, width);
-  if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
-  describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
+	const { item, count, fits } = places[index];
+	const shown = ui.elements.get(item);
+	const dragged = ui.dragged?.item === item && ui.dragged.box;
+	const [left, width] = dragged || boxOf(ui, places, index);
+	shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
+	const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
+	for (const name in states) shown.classList.toggle(name, !!states[name]);
+	showPictures(ui, shown.parts.film, item, width);
+	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
+	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
 function describe(ui, shown, { item, frame, fits, count }, name) {
-  const words = ui.describe(item);
-  set(shown, { title: `${name}, ${words}`, "aria-label": name, "aria-valuemax": ui.length - 1, "aria-valuenow": frame, "aria-valuetext": words });
-  for (const [side, part] of [["startOf", shown.parts.start], ["endOf", shown.parts.end]]) {
-    part.hidden = !item.take || !fits;
-    set(part, { "aria-label": t(side, { name }), "aria-valuenow": 4 * count - 3, "aria-valuetext": t("frames", { count: 4 * count - 3 }) });
-  }
+	const words = ui.describe(item);
+	const slider = (part, label, now, text, more) => set(part, { "aria-label": label, "aria-valuenow": now, "aria-valuetext": text, ...more });
+	slider(shown, name, frame, words, { title: `${name}, ${words}`, "aria-valuemax": ui.length - 1 });
+	for (const side of ["start", "end"]) {
+		slider(shown.parts[side], t(`${side}Of`, { name }), 4 * count - 3, t("frames", { count: 4 * count - 3 }));
+		shown.parts[side].hidden = !item.take || !fits;
+	}
 }
 
 /** Left edge and width: a clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
 export function boxOf({ edges }, places, index) {
-  const { first, count } = places[index];
-  const end = edges.length - 1;
-  const [left, right] = [edges[first], edges[Math.min(end, first + count)]];
-  if (count > 1) return [left + 1, right - left - 2];
-  const [before, after] = [places[index - 1], places[index + 1]];
-  const room = Math.min(before ? left - edges[before.first + before.count] : Infinity, after ? edges[after.first] - right : Infinity);
-  const width = Math.max(right - left - 2, Math.min(right - left + room - 2, WIDEST));
-  return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
+	const { first, count } = places[index];
+	const end = edges.length - 1;
+	const [left, right] = [edges[first], edges[Math.min(end, first + count)]];
+	if (count > 1) return [left + 1, right - left - 2];
+	const [before, after] = [places[index - 1], places[index + 1]];
+	const room = Math.min(before ? left - edges[before.first + before.count] : Infinity, after ? edges[after.first] - right : Infinity);
+	const width = Math.max(right - left - 2, Math.min(right - left + room - 2, WIDEST));
+	return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
 }
 
 /** A clip's first, middle and last frame, or one; behind them its name, for what no browser shows. */
 function showPictures(ui, film, item, width) {
-  const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
-  const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
-  const connected = ui.host.inputs().find(({ input }) => input === item.input)?.picture;
-  const key = [item.media, connected, ...frames].join();
-  if (film.key === key) return;
-  film.key = key;
-  const pictures = item.media ? frames.map((frame) => media.pictureOf(item.media, frame)) : connected ? [build("img", { src: connected, alt: "" })] : [];
-  film.replaceChildren(build("b", {}, isFilled(item) ? ui.nameOf(item) : t("drop")), ...pictures);
+	const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
+	const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
+	const connected = ui.host.inputs().find(({ input }) => input === item.input)?.picture;
+	const key = [item.media, connected, ...frames].join();
+	if (film.key === key) return;
+	film.key = key;
+	const pictures = item.media ? frames.map((frame) => media.pictureOf(item.media, frame)) : connected ? [build("img", { src: connected, alt: "" })] : [];
+	film.replaceChildren(build("b", {}, isFilled(item) ? ui.nameOf(item) : t("drop")), ...pictures);
 }

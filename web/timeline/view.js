@@ -1,7 +1,7 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { EMPTY, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
@@ -10,284 +10,280 @@ import { noiseWords, placeWords, t } from "./words.js";
 const FIRST_TAKE = 13; // frames of a clip that is added
 
 export class Timeline {
-  /** @param {import("./types").Host} host */
-  constructor(host) {
-    Object.assign(this, { host, items: [], text: EMPTY, selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
-    Object.assign(this, copy(TIMELINE));
-    this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
-    this.plus.onclick = () => this.pick();
-    this.fold.onclick = () => this.toggleFold();
-    this.hold.onclick = () => this.toggleHold();
-    this.remove.onclick = () => this.removeItem(this.selected);
-    this.at.onchange = () => this.moveTo(this.selected, latentOf(+this.at.value));
-    this.noise.onchange = () => this.setNoise(this.selected, () => +this.noise.value);
-    new ResizeObserver(() => this.refresh()).observe(this.root);
-    this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
-  }
+	/** @param {import("./types").Host} host */
+	constructor(host) {
+		Object.assign(this, { host, items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
+		Object.assign(this, copy(TIMELINE));
+		this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
+		this.plus.onclick = () => this.pick();
+		this.fold.onclick = () => this.toggleFold();
+		this.hold.onclick = () => this.toggleHold();
+		this.remove.onclick = () => this.removeItem(this.selected);
+		this.at.onchange = () => this.at.value && this.moveTo(this.selected, latentOf(+this.at.value));
+		this.noise.onchange = () => this.noise.value && this.setNoise(this.selected, () => +this.noise.value);
+		new ResizeObserver(() => this.refresh()).observe(this.root);
+		this.root.ontransitionend = () => this.refresh(); // of its colours, which change with the page's theme
+	}
 
-  // --- value
+	setValue(text) {
+		const index = this.items.indexOf(this.selected);
+		this.text = text ?? "";
+		this.items = parse(this.text) ?? [];
+		this.selected = this.items[index] ?? null;
+		this.refresh();
+	}
 
-  setValue(text) {
-    const index = this.items.indexOf(this.selected);
-    this.text = text ?? "";
-    this.items = parse(this.text) ?? [];
-    this.selected = this.items[index] ?? null;
-    this.refresh();
-  }
+	/** Ends a gesture: what changed becomes the value, in the order of time. */
+	changed(words) {
+		const order = ({ fits, first }) => (fits ? first : Infinity);
+		const places = this.places().sort((a, b) => order(a) - order(b) || 0);
+		this.items = places.map(({ item }) => item);
+		const text = serialize(this.items);
+		const isNew = text !== this.text;
+		this.text = text;
+		this.refresh();
+		this.say(words);
+		if (isNew) this.host.commit();
+	}
 
-  /** Ends a gesture: what changed becomes the value, in the order of time. */
-  changed(words) {
-    const order = ({ fits, first }) => (fits ? first : Infinity);
-    const places = this.places().sort((a, b) => order(a) - order(b) || 0);
-    this.items = places.map(({ item }) => item);
-    const text = serialize(this.items);
-    const isNew = text !== this.text;
-    this.text = text;
-    this.refresh();
-    this.say(words);
-    if (isNew) this.host.commit();
-  }
+	changedItem(item, words = "") {
+		this.changed(`${words} ${this.summary(item)}`.trim());
+	}
 
-  changedItem(item, words = "") {
-    this.changed(`${words} ${this.nameOf(item)}: ${this.describe(item)}`.trim());
-  }
+	say(words, isError = false) {
+		this.status.classList.toggle("error", isError);
+		if (this.status.textContent !== words) this.status.textContent = words;
+	}
 
-  say(words, isError = false) {
-    this.status.classList.toggle("error", isError);
-    if (this.status.textContent !== words) this.status.textContent = words;
-  }
+	get length() {
+		return this.host.length();
+	}
+	get latents() {
+		return latentsOf(this.length);
+	}
+	placeOf(item) {
+		return place(item, this.length, media.totalOf(item));
+	}
+	places() {
+		return this.items.map((item) => this.placeOf(item));
+	}
+	nameOf(item) {
+		return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
+	}
+	isClip(item) {
+		return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
+	}
 
-  // --- items
+	get isFolded() {
+		return Boolean(this.host.settings().pusa_fold);
+	}
 
-  get length() {
-    return this.host.length();
-  }
-  get latents() {
-    return latentsOf(this.length);
-  }
-  placeOf(item) {
-    return place(item, this.length, media.totalOf(item));
-  }
-  places() {
-    return this.items.map((item) => this.placeOf(item));
-  }
-  nameOf(item) {
-    return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
-  }
-  isClip(item) {
-    return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
-  }
+	/** Which latent frames are filled, but for those of one item. */
+	occupied(without) {
+		const filled = Array(this.latents).fill(false);
+		for (const { item, fits, first, count } of this.places()) if (fits && item !== without) filled.fill(true, first, first + count);
+		return filled;
+	}
 
-  get isFolded() {
-    return Boolean(this.host.settings().pusa_fold);
-  }
+	freePlace(wanted, item, count, ways) {
+		return freePlace(this.occupied(item), wanted, count, ways);
+	}
 
-  /** Which latent frames are filled, but for those of one item. */
-  occupied(without) {
-    const filled = Array(this.latents).fill(false);
-    for (const { item, fits, first, count } of this.places()) if (fits && item !== without) filled.fill(true, first, first + count);
-    return filled;
-  }
+	afterSelected() {
+		const { first, count } = this.selected ? this.placeOf(this.selected) : {};
+		return this.selected && first + count;
+	}
 
-  freeNear(latent, count, without) {
-    return freePlace(this.occupied(without), clamp(latent, 0, this.latents - count), count);
-  }
+	/** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
+	moveTo(item, latent, way) {
+		const { count } = this.placeOf(item);
+		const wanted = way ? latent : clamp(latent, 0, this.latents - count);
+		const free = this.freePlace(wanted, item, count, way && [way]);
+		if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
+		item.at = anchored(free, count, this.length);
+		this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
+	}
 
-  afterSelected() {
-    const { first, count } = this.selected ? this.placeOf(this.selected) : {};
-    return this.selected && first + count;
-  }
+	describe(item) {
+		const at = this.placeOf(item);
+		if (!at.fits) return t("outside");
+		const noise = noiseWords(at.noise[0], at.noise[at.count - 1]);
+		return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
+	}
 
-  /** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
-  moveTo(item, latent, way) {
-    const { count } = this.placeOf(item);
-    const wanted = way ? latent : clamp(latent, 0, this.latents - count);
-    const free = freePlace(this.occupied(item), wanted, count, way && [way]);
-    if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
-    item.at = anchored(free, count, this.length);
-    this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
-  }
+	summary(item) {
+		return `${this.nameOf(item)}: ${this.describe(item)}`;
+	}
 
-  describe(item) {
-    const at = this.placeOf(item);
-    if (!at.fits) return t("outside");
-    const noise = noiseWords(at.noise[0], at.noise[at.count - 1]);
-    return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
-  }
+	select(item) {
+		this.selected = item;
+		this.refresh();
+		if (item) this.say(this.summary(item));
+	}
 
-  select(item) {
-    this.selected = item;
-    this.refresh();
-    if (item) this.say(`${this.nameOf(item)}: ${this.describe(item)}`);
-  }
+	/** Adds a picture or clip near a latent frame, or puts it into an empty place there. */
+	async add(source, latent = null) {
+		const { error } = source.media ? await media.learn(source.media) : {};
+		if (error) return this.say(error, true);
+		const isHere = ({ fits, first, count }) => latent == null || (fits && first <= latent && latent < first + count);
+		const empty = this.places().find((at) => !isFilled(at.item) && isHere(at));
+		if (!empty) return this.addNew(source, latent ?? 0);
+		this.selected = Object.assign(empty.item, fitted(empty.item, this.isClip(source)), source);
+		this.changedItem(empty.item, t("added"));
+	}
 
-  /** Adds a picture or clip near a latent frame, or puts it into an empty place there. */
-  async add(source, latent = null) {
-    const { error } = source.media ? await media.learn(source.media) : {};
-    if (error) return this.say(error, true);
-    const isHere = ({ fits, first, count }) => latent == null || (fits && first <= latent && latent < first + count);
-    const empty = this.places().find((at) => !isFilled(at.item) && isHere(at));
-    if (!empty) return this.addNew(source, latent ?? 0);
-    this.selected = Object.assign(empty.item, fitted(empty.item, this.isClip(source)), source);
-    this.changedItem(empty.item, t("added"));
-  }
+	addNew(source, latent) {
+		const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
+		const most = 4 * Math.max(0, this.latents - 2) + 1; // so that something is left to be made
+		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
+		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
+		this.insert(source, latent, latentsOf(frames), t("added"), (at) => {
+			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
+			return { take: at === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
+		});
+	}
 
-  addNew(source, latent) {
-    const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
-    const most = 4 * Math.max(0, this.latents - 2) + 1; // so that something is left to be made
-    const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
-    const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
-    this.insert(source, latent, latentsOf(frames), t("added"), (free, at) => {
-      if (total === 1) return { noise: free === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
-      return { take: free === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
-    });
-  }
+	/** Puts a new item on the nearest free place; `settings` makes what depends on it. */
+	insert(item, latent, count, words, settings = () => ({})) {
+		const free = this.freePlace(clamp(latent, 0, this.latents - count), item, count);
+		if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
+		const at = anchored(free, count, this.length);
+		this.selected = { ...item, at, ...settings(at) };
+		this.items.push(this.selected);
+		this.changedItem(this.selected, words);
+	}
 
-  /** Puts a new item on the nearest free place; `settings` makes what depends on it. */
-  insert(item, latent, count, words, settings = () => ({})) {
-    const free = this.freeNear(latent, count);
-    if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
-    const at = anchored(free, count, this.length);
-    this.selected = { ...item, at, ...settings(free, at) };
-    this.items.push(this.selected);
-    this.changedItem(this.selected, words);
-  }
+	removeItem(item) {
+		const index = this.items.indexOf(item);
+		this.items.splice(index, 1);
+		this.selected = this.items[index] ?? this.items[index - 1] ?? null;
+		this.changed(t("removed", { name: this.nameOf(item) }));
+		(this.elements.get(this.selected) ?? this.root).focus();
+	}
 
-  removeItem(item) {
-    const index = this.items.indexOf(item);
-    this.items.splice(index, 1);
-    this.selected = this.items[index] ?? this.items[index - 1] ?? null;
-    this.changed(t("removed", { name: this.nameOf(item) }));
-    (this.elements.get(this.selected) ?? this.root).focus();
-  }
+	setNoise(item, change) {
+		const { noise, count } = this.placeOf(item);
+		setNoise(item, noise.map((value, i) => change(value, i, count)));
+		this.changedItem(item);
+	}
 
-  /** Sets an item's noise: `change` gets a latent frame's value, its position and their number. */
-  setNoise(item, change) {
-    const { noise, count } = this.placeOf(item);
-    setNoise(item, noise.map((value, i) => change(value, i, count)));
-    this.changedItem(item);
-  }
+	/** Takes more latent frames of a clip, or fewer, at its start or end, if that can be. */
+	trim(item, atStart, more) {
+		const [at, total] = [this.placeOf(item), media.totalOf(item)];
+		const frames = item.take && taken(item, total);
+		if (!at.fits || !frames) return false;
+		const before = atStart ? more : 0;
+		const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
+		const [first, count] = [at.first - before, at.count + more];
+		if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
+		if (this.freePlace(first, item, count, [0]) == null) return false;
+		const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
+		Object.assign(item, { at: anchored(first, count, this.length), take });
+		setNoise(item, noise);
+		return true;
+	}
 
-  /** Takes more latent frames of a clip, or fewer, at its start or end, if that can be. */
-  trim(item, atStart, more) {
-    const [at, total] = [this.placeOf(item), media.totalOf(item)];
-    const frames = item.take && taken(item, total);
-    if (!at.fits || !frames) return false;
-    const before = atStart ? more : 0;
-    const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
-    const [first, count] = [at.first - before, at.count + more];
-    if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
-    if (freePlace(this.occupied(item), first, count, [0]) == null) return false;
-    const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
-    Object.assign(item, { at: anchored(first, count, this.length), take });
-    setNoise(item, noise);
-    return true;
-  }
+	toggleFold() {
+		this.host.settings().pusa_fold = !this.isFolded;
+		this.refresh();
+	}
 
-  toggleFold() {
-    this.host.settings().pusa_fold = !this.isFolded;
-    this.refresh();
-  }
+	toggleHold() {
+		this.selected.behaviour = this.selected.behaviour === "hold" ? "evolve" : "hold";
+		this.changedItem(this.selected);
+	}
 
-  toggleHold() {
-    this.selected.behaviour = this.selected.behaviour === "hold" ? "evolve" : "hold";
-    this.changedItem(this.selected);
-  }
+	preset(preset) {
+		this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
+		this.selected = this.items[0];
+		this.changed(t(this.items.every(isFilled) ? "arranged" : "arrangedEmpty", { preset: t(preset.name) }));
+	}
 
-  preset(preset) {
-    this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
-    this.selected = this.items[0];
-    this.changed(t(this.items.every(isFilled) ? "arranged" : "arrangedEmpty", { preset: t(preset.name) }));
-  }
+	pick(latent = null) {
+		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+		picker.onchange = () => this.addFiles(picker.files, latent);
+		picker.click();
+	}
 
-  pick(latent = null) {
-    const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
-    picker.onchange = () => this.addFiles(picker.files, latent);
-    picker.click();
-  }
+	async addFiles(files, latent = null) {
+		for (const file of files) {
+			this.say(t("uploading", { name: file.name }));
+			await media.upload(file).then((name) => this.add({ media: name }, latent)).catch((error) => this.say(error.message, true));
+		}
+	}
 
-  async addFiles(files, latent = null) {
-    for (const file of files) {
-      this.say(t("uploading", { name: file.name }));
-      await media.upload(file).then((name) => this.add({ media: name }, latent)).catch((error) => this.say(error.message, true));
-    }
-  }
+	/** Brings everything to the present value, size and theme. */
+	refresh() {
+		if (!this.root.clientWidth) return;
+		this.theme = readTheme(this.root);
+		this.sampling = this.host.sampling();
+		this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
+		this.edges = layout(this.frames(), this.width, this.isFolded);
+		this.overview.hidden = this.edges[this.latents] <= this.width + 1;
+		this.showSettings();
+		this.scrollTo(this.scroll);
+		showItems(this);
+		for (const { media: name } of this.items) if (name) media.learn(name, () => this.refresh());
+		if (!parse(this.text)) this.say(t("unreadable"), true);
+		else if (!this.selected) this.say(t("idle"));
+	}
 
-  // --- picture
+	scrollTo(x) {
+		this.scroll = clamp(x, 0, Math.max(0, this.edges[this.latents] - this.width));
+		this.redraw();
+	}
 
-  /** Brings everything to the present value, size and theme. */
-  refresh() {
-    if (!this.root.clientWidth) return;
-    this.theme = readTheme(this.root);
-    this.sampling = this.host.sampling();
-    this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
-    this.edges = layout(this.frames(), this.width, this.isFolded);
-    this.overview.hidden = this.edges[this.latents] <= this.width + 1;
-    this.showSettings();
-    this.scrollTo(this.scroll);
-    showItems(this);
-    for (const { media: name } of this.items) if (name) media.learn(name, () => this.refresh());
-    if (!parse(this.text)) this.say(t("unreadable"), true);
-    else if (!this.selected) this.say(t("idle"));
-  }
+	frames() {
+		const frames = Array(this.latents).fill(null);
+		for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
+		for (const { item, fits, first, noise } of this.places()) {
+			if (!fits) continue;
+			const hold = item.behaviour === "hold";
+			noise.forEach((value, i) => (frames[first + i] = { knots: [[0, 0], [1, value]], hold, item }));
+		}
+		return frames;
+	}
 
-  scrollTo(x) {
-    this.scroll = clamp(x, 0, Math.max(0, this.edges[this.latents] - this.width));
-    this.redraw();
-  }
+	later() {
+		this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
+	}
 
-  frames() {
-    const frames = Array(this.latents).fill(null);
-    for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
-    for (const { item, fits, first, noise } of this.places()) {
-      if (!fits) continue;
-      const hold = item.behaviour === "hold";
-      noise.forEach((value, i) => (frames[first + i] = { knots: [[0, 0], [1, value]], hold, item }));
-    }
-    return frames;
-  }
+	/** Draws what a gesture changes: the canvases, and the item that is dragged. */
+	redraw() {
+		if (!this.edges) return;
+		const { width, scroll, edges, selected, ghost, dragged } = this;
+		const view = { width, scroll, edges, selected, ghost, ...this.sampling, ...this.theme, frames: this.frames() };
+		draw(this.canvas, view);
+		if (!this.overview.hidden) drawOverview(this.overview, view);
+		this.shelf.style.transform = `translateX(${-scroll}px)`;
+		if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
+	}
 
-  later() {
-    this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
-  }
-
-  /** Draws what a gesture changes: the canvases, and the item that is dragged. */
-  redraw() {
-    if (!this.edges) return;
-    const { width, scroll, edges, selected, ghost, dragged } = this;
-    const view = { width, scroll, edges, selected, ghost, ...this.sampling, ...this.theme, frames: this.frames() };
-    draw(this.canvas, view);
-    if (!this.overview.hidden) drawOverview(this.overview, view);
-    this.shelf.style.transform = `translateX(${-scroll}px)`;
-    if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
-  }
-
-  showSettings() {
-    const item = this.selected;
-    for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
-    this.at.value = item ? this.placeOf(item).frame : "";
-    this.noise.value = item ? noiseOf(item, 1)[0] : "";
-    set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
-    set(this.fold, { "aria-pressed": this.isFolded });
-    const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
-    const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
-    this.chips.replaceChildren(...free.map(chip));
-    this.hint.hidden = this.items.length > 0;
-  }
+	showSettings() {
+		const item = this.selected;
+		for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
+		this.at.value = item ? this.placeOf(item).frame : "";
+		this.noise.value = item ? noiseOf(item, 1)[0] : "";
+		set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
+		set(this.fold, { "aria-pressed": this.isFolded });
+		const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
+		const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
+		this.chips.replaceChildren(...free.map(chip));
+		this.hint.hidden = this.items.length > 0;
+	}
 }
 
-/** With a picture of where the preset has pictures. */
 function presetButton({ name, slots }, onclick) {
-  const bars = slots.map(({ at, take }) => {
-    const width = take ? 6 : 3;
-    return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
-  });
-  return button(t(name), onclick, build("i", { class: "glyph" }, ...bars), build("span", {}, t(name)));
+	const bars = slots.map(({ at, take }) => {
+		const width = take ? 6 : 3;
+		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
+	});
+	return button(t(name), onclick, build("i", { class: "glyph" }, ...bars), build("span", {}, t(name)));
 }
 
-/** The page's colours as canvases need them, and the pixels of the screen for each of the page's. */
+/** Colours for canvases, and the screen's pixels for each of the page's. */
 function readTheme(root) {
-  const { color: ink, backgroundColor: paper, outlineColor: accent } = getComputedStyle(root);
-  const scale = (root.getBoundingClientRect().width / root.offsetWidth) * devicePixelRatio || 1;
-  return { ink, paper, accent, ratio: clamp(Math.ceil(2 * scale) / 2, 1, 3) };
+	const { color: ink, backgroundColor: paper, outlineColor: accent } = getComputedStyle(root);
+	const scale = (root.getBoundingClientRect().width / root.offsetWidth) * devicePixelRatio || 1;
+	return { ink, paper, accent, ratio: clamp(Math.ceil(2 * scale) / 2, 1, 3) };
 }

@@ -9,16 +9,15 @@ let words;
 
 /** A text with its {placeholders} filled; English where the page's language lacks it. */
 export function t(key, values = {}) {
-  words ??= { ...languages.en?.pusaTimeline, ...languages[language()]?.pusaTimeline };
-  return (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+	words ??= { ...languages.en?.pusaTimeline, ...languages[language()]?.pusaTimeline };
+	return (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
 /** `frame 40 → latent 10 (37-40)` @param {import("./types").Place} place */
 export function placeWords({ frame, first, count }) {
-  const last = first + count - 1;
-  const frames = [...new Set([framesOf(first)[0], framesOf(last)[1]])].join("-");
-  return t(count > 1 ? "placeOfMany" : "placeOfOne", { frame, first, last, frames });
+	const last = first + count - 1;
+	const frames = [...new Set([framesOf(first)[0], framesOf(last)[1]])].join("-");
+	return t(count > 1 ? "placeOfMany" : "placeOfOne", { frame, first, last, frames });
 }
 
-/** `noise 0.2`, or a ramp's ends. */
 export const noiseWords = (from, to) => t(from === to ? "noiseOfOne" : "noiseRamp", { from, to });

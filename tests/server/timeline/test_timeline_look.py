@@ -1,0 +1,129 @@
+"""What the timeline shows: the schedule as colour, the switch of the experts, long videos, themes; and what it weighs."""
+
+import pytest
+
+from environment.comfyui import PACK
+from tests.server.timeline.hands import GUTTER, HEAT_TALL, TWO
+
+NOISY, CLEAN = (0, 32, 77), (255, 234, 70)
+CURVED = {"keyframes": {"5": {"sigmas": [[0, 0], [0.95, 0.02], [1, 1]]}}}
+EXECUTED = """async schedule => {
+  const {api} = await import("/scripts/api.js");
+  const node = String(app.graph.nodes.find(node => node.type === "PusaTimeline").id);
+  const output = {schedule: [JSON.stringify(schedule)], text: ["report"]};
+  api.dispatchEvent(new CustomEvent("executed", {detail: {node, display_node: node, output}}));
+}"""
+
+
+def near(colour, wanted, most=12):
+    return max(abs(a - b) for a, b in zip(colour, wanted)) <= most
+
+
+def test_sigma_is_colour_and_follows_the_hand(hands):
+    hands.new(items=({"at": 0, "media": "start_frame.jpg", "noise": 0},))
+    assert near(hands.colour(0, 0), CLEAN) and near(hands.colour(0, 9), CLEAN)
+    assert near(hands.colour(5, 0), NOISY) and not near(hands.colour(5, 9), NOISY, 60)
+    mouse = hands.browser.mouse
+    mouse.move(*hands.noise(0, 0))
+    mouse.down()
+    mouse.move(*hands.noise(0, 1), steps=4)
+    hands.browser.wait_for_timeout(100)
+    assert near(hands.colour(0, 0), NOISY, 45), "before the hand lets go, under the mark of what it draws on"
+    mouse.up()
+
+
+def test_a_bent_map_is_shown_as_it_is(hands):
+    hands.new(items=TWO)
+    hands.connect("PusaKeyframe", to="keyframes")
+    hands.browser.evaluate(EXECUTED, CURVED)
+    hands.browser.wait_for_timeout(300)
+    assert near(hands.colour(5, 0), NOISY) and near(hands.colour(5, 4), CLEAN), "sigma 0.88 is almost clean there"
+    assert not near(hands.colour(6, 4), CLEAN, 100)
+    assert hands.status() == "report"
+
+
+def white_lines(hands):
+    """Heights, from the first step to the last as 0 to 1, at which white runs across the schedule."""
+    return hands.browser.evaluate(
+        """tall => {
+          const canvas = document.querySelector(".pt-lanes canvas"), {width, height} = canvas;
+          const rows = Math.round(tall * canvas.height / canvas.clientHeight), left = width >> 1;
+          const {data} = canvas.getContext("2d").getImageData(left, height - rows, 40, rows);
+          const white = row => [...Array(40).keys()].filter(x => data[160 * row + 4 * x + 2] > 250);  // blue of white alone
+          return [...Array(rows).keys()].filter(row => white(row).length > 12).map(row => row / rows);
+        }""",
+        HEAT_TALL,
+    )
+
+
+def test_a_line_where_the_low_noise_model_takes_over(hands):
+    hands.new(items=TWO[:1])
+    hands.connect("PusaKSampler")
+    assert white_lines(hands) == []
+    hands.connect("PusaKSampler", low_noise_model="UNETLoader")
+    (first, *rest) = white_lines(hands)
+    assert 0.48 <= first <= 0.52 and all(line - first < 0.06 for line in rest), "the sixth of ten steps is below 0.875"
+
+
+def test_above_60_latent_frames_it_scrolls_with_an_overview(hands):
+    items = ({"at": 0, "media": "start_frame.jpg"}, {"at": -1, "media": "end_frame.jpg"})
+    hands.new(237, items=items)
+    overview, lanes = (hands.browser.locator(f".pt-{part}").first for part in ("overview", "lanes"))
+    assert not overview.is_visible()
+    hands.new(401, items=items)
+    assert overview.is_visible()
+    box, (left, right) = lanes.bounding_box(), (hands.browser.locator(".pt-item").nth(i) for i in (0, 1))
+    end = box["x"] + box["width"]
+    assert right.bounding_box()["x"] > end
+    strip = overview.bounding_box()
+    y = strip["y"] + strip["height"] / 2
+    hands.drag((strip["x"] + GUTTER + 10, y), (strip["x"] + strip["width"] - 3, y))
+    shown = right.bounding_box()
+    assert shown["x"] + shown["width"] == pytest.approx(end, abs=4) and left.bounding_box()["x"] < box["x"]
+    hands.focus(0)
+    hands.browser.wait_for_timeout(100)
+    assert left.bounding_box()["x"] >= box["x"], "what has the focus is shown"
+    hands.browser.get_by_role("button", name="Fold").first.click()
+    assert not overview.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_is_seen_in_high_contrast(hands, scheme):
+    """A canvas does not follow forced colours by itself."""
+    hands.browser.emulate_media(forced_colors="active", color_scheme=scheme)
+    try:
+        hands.new(items=TWO)
+        ink, paper, labels = hands.browser.evaluate(CONTRAST)
+    finally:
+        hands.browser.emulate_media(forced_colors="none", color_scheme="light")
+    assert contrast(ink, paper) > 7
+    assert max(contrast(label, paper) for label in labels) > 4.5
+
+
+CONTRAST = """() => {
+  const root = document.querySelector(".pusa-timeline"), {color, backgroundColor} = getComputedStyle(root);
+  const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const canvas = root.querySelector(".pt-lanes canvas"), ratio = canvas.width / canvas.clientWidth;
+  const {data} = canvas.getContext("2d").getImageData(0, 0, 50 * ratio, 24 * ratio);
+  const labels = [];
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) labels.push([...data.slice(i, i + 3)]);
+  return [rgb(color), rgb(backgroundColor), labels];
+}"""
+
+
+def contrast(one, other):
+    """As WCAG defines it."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour):
+    parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts))
+
+
+def test_it_stays_small():
+    """What the page loads of the timeline: at most 50 KB of JavaScript and CSS, in files of under 400 lines."""
+    files = [path for path in (PACK / "web" / "timeline").iterdir() if path.suffix in (".js", ".css")]
+    assert sum(path.stat().st_size for path in files) <= 50_000
+    assert max(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 400
