@@ -252,7 +252,7 @@ def page_node(node: Node, box: Box, links: list[list], workflow: Workflow) -> di
 def _socket(node: Node, name: str, link: int | None, shown: list[str]) -> dict[str, Any]:
     """A socket as saved; its label is what the app and the node call it."""
     given = node.about(name)
-    label = {"label": LABELS[name]} if name in shown else {"label": name.split(".")[1]} if "." in name else {}
+    label = {"label": LABELS.get(name, node.title)} if name in shown else {"label": name.split(".")[1]} if "." in name else {}
     entry = {"name": name, **label, "type": given["type"], **({"shape": 7} if given.get("optional") else {}), "link": link}
     return {**entry, "widget": {"name": name}} if name in node.widgets else entry
 

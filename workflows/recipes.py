@@ -238,6 +238,7 @@ def extension(*noise: float) -> list[dict[str, Any]]:
 
 def image_keyframe(w: Workflow, title: str, **inputs) -> Wire:
     image = w.add("LoadImage", f"{title} image", image=IMAGE)
+    w.form.append((image, "image"))
     return w.add("PusaKeyframe", f"Pusa Keyframe: {title.lower()}", image=image["IMAGE"], **inputs)["keyframes"]
 
 

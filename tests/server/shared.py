@@ -12,6 +12,7 @@ from environment.comfyui import PACK
 WORKFLOWS = PACK / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
 try:
+    import demo
     import layout
     import litegraph
     import recipes
@@ -23,7 +24,7 @@ NAMES = [name for name in TITLES if name.startswith("wan")]
 DEMOS = [name for name in TITLES if name.startswith("demo")]  # with the model that comes with the pack
 PREVIEW = 320  # pixels that a sampler grows by
 
-__all__ = ["DEMOS", "NAMES", "PREVIEW", "TITLES", "WORKFLOWS", "layout", "litegraph", "recipes"]
+__all__ = ["DEMOS", "NAMES", "PREVIEW", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph", "recipes"]
 
 
 @cache

@@ -21,6 +21,7 @@ from tests.server.shared import (
     TITLES,
     WORKFLOWS,
     api_of,
+    demo,
     graph_of,
     links_under_nodes,
     litegraph,
@@ -180,6 +181,20 @@ def test_every_template_has_its_own_thumbnail():
     assert all(abs(a - b).mean() > 5 for a, b in combinations(pictures, 2))
 
 
+@pytest.mark.parametrize("name", TITLES)
+def test_as_an_app_it_shows_few_inputs_with_names_that_people_read(name):
+    graph = graph_of(name)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    form = graph["extra"]["linearData"]
+    labels = [
+        next(socket.get("label") for socket in nodes[id]["inputs"] if socket["name"] == widget)
+        for id, widget in form["inputs"]
+    ]
+    given = ["Start image", "End image"] if "single" in name else ["Pictures and clips"]
+    assert labels == [*given, "Prompt", "Frames", "Seed"]
+    assert [nodes[id]["type"] for id in form["outputs"]] == ["SaveVideo"]
+
+
 # --- where things are ------------------------------------------------------------------------------------------------
 
 
@@ -283,9 +298,11 @@ def test_workflow_runs(server, name):
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_demo_workflow_runs_as_it_is(server, name):
-    run = server.run(api_of(name))
-    [saved] = [path for path in run.files if path.suffix == ".mp4"]
-    assert video_of(saved) == (384, 384, 17, 8)
+    """The demo adds the schedule's picture."""
+    run = server.run(demo.with_schedule(name))
+    saved = {path.suffix: path for path in run.files}
+    assert sorted(saved) == [".mp4", ".png"] and len(run.files) == 2
+    assert video_of(saved[".mp4"]) == (384, 384, 17, 8)
 
 
 def test_the_preview_is_a_sheet_of_all_latent_frames(server):
