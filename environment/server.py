@@ -90,7 +90,7 @@ class ComfyServer:
     def __init__(
         self,
         comfyui: Path,
-        pack: Path = PACK,
+        pack: Path | None = PACK,
         *,
         more_packs: Sequence[Path] = (),
         extra_args: tuple[str, ...] = (),
@@ -113,7 +113,8 @@ class ComfyServer:
         self._running: str | None = None
         for folder in (*(f"models/{f}" for f in FOLDERS), "input", "output", "temp", "user", "custom_nodes"):
             (self.base / folder).mkdir(parents=True)
-        _install(Path(pack), self.base / "custom_nodes" / PACK_NAME)
+        if pack is not None:
+            _install(Path(pack), self.base / "custom_nodes" / PACK_NAME)
         for other in more_packs:
             _install(other, self.base / "custom_nodes" / other.name)
 
@@ -155,6 +156,11 @@ class ComfyServer:
 
     def stop(self) -> None:
         """Ends ComfyUI and removes its base directory."""
+        self.end()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def end(self) -> None:
+        """Ends ComfyUI; `start` starts it again on the same base directory."""
         if self._socket is not None:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 self._socket.shutdown()
@@ -165,7 +171,6 @@ class ComfyServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(self.base, ignore_errors=True)
 
     def _answers(self) -> bool:
         self._check_alive()
