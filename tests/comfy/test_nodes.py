@@ -17,7 +17,9 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 IDS = {
     *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
     *("PusaSchedule", "PusaBatchLatents", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
-    *("PusaTimeline", "PusaDemoPrompt", "PusaDemoScene"),
+    *("PusaTimeline", "PusaDemoPrompt", "PusaDemoScene", "PusaLongVideo", "PusaPromptFromFrame"),
+    *("PusaDiffusionForcing", "PusaForcingFrameRate"),
+    *("PusaLongVideo", "PusaPromptFromFrame", "PusaDiffusionForcing", "PusaForcingFrameRate"),
 }
 
 
