@@ -74,20 +74,11 @@ def where() -> str:
     import torch
     from comfyui_version import __version__ as comfyui
 
-<<<<<<< HEAD
     from pusa_core.devices import device_name
 
     device = comfy.model_management.get_torch_device()
     name = f"CPU ({processor()}, {torch.get_num_threads()} threads)" if device.type == "cpu" else device_name(device)
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return f"{name}; ComfyUI {comfyui}, torch {torch.__version__}; `{command}`"
-=======
-    if comfy.model_management.cpu_mode():
-        device = f"CPU ({processor()}, {torch.get_num_threads()} threads)"
-    else:
-        device = torch.cuda.get_device_name()
-    return f"{device}; ComfyUI {comfyui}, torch {torch.__version__}"
->>>>>>> timeline
+    return f"{name}; ComfyUI {comfyui}, torch {torch.__version__}"
 
 
 def processor() -> str:
