@@ -261,7 +261,7 @@ def first_value(kind, options=None):
     [
         ("wan21_image_to_video", 11, 12, 9),
         ("wan21_start_end", 11, 12, 10),
-        ("wan21_single_nodes", 15, 16, 14),
+        ("wan21_single_nodes", 15, 16, 12),
     ],
 )
 def test_the_way_from_an_empty_canvas(server, name, nodes, links, values):
