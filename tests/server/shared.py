@@ -10,6 +10,7 @@ from typing import Any
 from environment.comfyui import PACK
 
 WORKFLOWS = PACK / "workflows"
+path = list(sys.path)
 sys.path.insert(0, str(WORKFLOWS))
 try:
     import demo
@@ -17,7 +18,7 @@ try:
     import litegraph
     import recipes
 finally:
-    sys.path.remove(str(WORKFLOWS))
+    sys.path[:] = path  # these add the pack's folder, whose "nodes" is not ComfyUI's
 
 TITLES = {describe.__name__: title for describe, title in recipes.TITLES.items()}
 NAMES = [name for name in TITLES if name.startswith("wan")]
