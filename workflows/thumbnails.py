@@ -127,11 +127,11 @@ def card(name: str, frames: list[Image.Image]) -> Image.Image:
     """Eight frames on two strips of film, below the mode's name; the page puts a mark of its own at the top left."""
     image = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(image)
-    pen.text((SIDE / 2, 64), HEADINGS[mode_of(name)], INK, ImageFont.load_default(36), "mm", stroke_width=1)
+    pen.text((SIDE / 2, 71), HEADINGS[mode_of(name)], INK, ImageFont.load_default(36), "mm", stroke_width=1)
     given = {first + i for first, count in GIVEN[mode_of(name)] for i in range(count)}
     for row in range(2):
-        _strip(image, 92 + row * (FRAME + 2 * HOLE + 8), SHOWN[4 * row : 4 * row + 4], frames, given)
-    _chips(pen, badges(name), 370)
+        _strip(image, 100 + row * (FRAME + 2 * HOLE + 8), SHOWN[4 * row : 4 * row + 4], frames, given)
+    _chips(pen, badges(name), 373)
     return image
 
 
