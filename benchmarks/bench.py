@@ -69,7 +69,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def where() -> str:
-    """The device, the versions and the command, in one line."""
+    """The device and the versions."""
     import comfy.model_management
     import torch
     from comfyui_version import __version__ as comfyui
@@ -78,8 +78,7 @@ def where() -> str:
 
     device = comfy.model_management.get_torch_device()
     name = f"CPU ({processor()}, {torch.get_num_threads()} threads)" if device.type == "cpu" else device_name(device)
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return f"{name}; ComfyUI {comfyui}, torch {torch.__version__}; `{command}`"
+    return f"{name}; ComfyUI {comfyui}, torch {torch.__version__}"
 
 
 def processor() -> str:
@@ -88,9 +87,10 @@ def processor() -> str:
     return f"{found[1] if found else 'unknown'}, {os.cpu_count()} cores"
 
 
-def publish(name: str, text: str, write: bool) -> None:
+def publish(name: str, text: str, write: bool, place: str | None = None) -> None:
     """Prints a benchmark's Markdown and, if asked to, puts it between its markers in results.md."""
-    text = f"{where()}\n\n{text}"
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    text = f"{place or where()}; `{command}`\n\n{text}"
     print(text)
     if not write:
         return

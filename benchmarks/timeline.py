@@ -1,6 +1,6 @@
 """How long the timeline takes to redraw while something is dragged, in ComfyUI's real page.
 
-    python benchmarks/timeline.py
+    python benchmarks/timeline.py [--write]
 
 200 latent frames, 50 items, of which one is dragged to and fro; Chromium without a GPU. Both renderers; the median and the
 95th percentile of the time in `Timeline.redraw`, and the size of what the page loads.
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
+
+from bench import processor, publish, table  # noqa: E402
 
 from environment.comfyui import find_comfyui, how_to_get  # noqa: E402
 from environment.server import PACK_NAME, ComfyServer  # noqa: E402
@@ -69,6 +72,9 @@ def measure(page, modern: bool) -> list[float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results.md, too")
+    options = parser.parse_args()
     comfyui = find_comfyui()
     if comfyui is None:
         sys.exit(how_to_get())
@@ -76,19 +82,24 @@ def main() -> None:
     (server.base / "input" / "example.png").write_bytes((comfyui / "input" / "example.png").read_bytes())
     with server:
         server.post("/settings/Comfy.TutorialCompleted", True)
-        report(server)
+        report(server, options.write)
 
 
-def report(server: ComfyServer) -> None:
+def report(server: ComfyServer, write: bool) -> None:
     with open_page(server.address, 1400, 900) as page:
-        for modern in (False, True):
-            times = sorted(measure(page, modern))
-            late = times[int(0.95 * len(times))]
-            print(f"{'Nodes 2.0' if modern else 'canvas'}: {len(times)} redraws, median {statistics.median(times):.1f} ms, "
-                  f"95th percentile {late:.1f} ms, longest {times[-1]:.1f} ms")  # fmt: skip
+        rows = [row(name, measure(page, name == "Nodes 2.0")) for name in ("canvas", "Nodes 2.0")]
+        chromium = page.browser_page.context.browser.version
+    text = table(["renderer", "redraws", "median, ms", "95th percentile, ms", "longest, ms"], rows)
     files = [path for path in (PACK / "web" / "timeline").iterdir() if path.suffix in (".js", ".css")]
     size = sum(path.stat().st_size for path in files)
-    print(f"JavaScript and CSS: {size} bytes")
+    place = f"CPU ({processor()}); ComfyUI {server.get('/system_stats')['system']['comfyui_version']}, Chromium {chromium}"
+    publish("timeline", f"{text}\n\nJavaScript and CSS: {size:,} bytes.", write, place)
+
+
+def row(name: str, times: list[float]) -> list[str]:
+    times = sorted(times)
+    late = times[int(0.95 * len(times))]
+    return [name, str(len(times)), *(f"{time:.1f}" for time in (statistics.median(times), late, times[-1]))]
 
 
 if __name__ == "__main__":
