@@ -48,7 +48,7 @@ function describe(ui, shown, { item, frame, fits, count }, name) {
 	const slider = (part, label, now, text, more) => set(part, { "aria-label": label, "aria-valuenow": now, "aria-valuetext": text, ...more });
 	slider(shown, name, frame, words, { title: `${name}, ${words}`, "aria-valuemax": ui.length - 1 });
 	for (const side of ["start", "end"]) {
-		slider(shown.parts[side], t(`${side}Of`, { name }), 4 * count - 3, t("frames", { count: 4 * count - 3 }));
+		slider(shown.parts[side], t(side === "end" ? "endOf" : "startOf", { name }), 4 * count - 3, t("frames", { count: 4 * count - 3 }));
 		shown.parts[side].hidden = !item.take || !fits;
 	}
 }

@@ -185,10 +185,10 @@ def test_words_in_the_page_s_language(page):
     english = {"en": {"pusaTimeline": {"noiseOfOne": "noise {from}", "fold": "Fold"}}}
     browser.route("**/i18n", lambda route: route.fulfill(json=german | english))
     setting = "([name, value]) => app.extensionManager.setting.set(name, value)"
-    browser.evaluate(setting, ["Comfy.Locale", "de"])
+    browser.evaluate(setting, ["Pusa.Language", "de"])
     words = browser.evaluate(
         f"import('{SCRIPTS}/words.js?german').then(({{t}}) => [t('noiseOfOne', {{from: 0.2}}), t('fold')])"
     )
-    browser.evaluate(setting, ["Comfy.Locale", "en"])
+    browser.evaluate(setting, ["Pusa.Language", "auto"])
     browser.unroute("**/i18n")
     assert words == ["Rauschen 0.2", "Fold"]
