@@ -19,7 +19,6 @@ IDS = {
     *("PusaSchedule", "PusaBatchLatents", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
     *("PusaTimeline", "PusaDemoPrompt", "PusaDemoScene", "PusaLongVideo", "PusaPromptFromFrame"),
     *("PusaDiffusionForcing", "PusaForcingFrameRate"),
-    *("PusaLongVideo", "PusaPromptFromFrame", "PusaDiffusionForcing", "PusaForcingFrameRate"),
 }
 
 
