@@ -12,7 +12,7 @@ from environment.comfyui import PACK
 
 
 def archived_files() -> list[str]:
-    """Paths from the pack's folder, as git writes them; git itself reads .comfyignore, whose rules are .gitignore's."""
+    """Paths from the pack's folder, as git writes them; git reads .comfyignore too, whose rules are its own."""
     if not (PACK / ".git").exists():
         pytest.skip("the pack is no git repository")
     ignored = set(tracked("--ignored", "--exclude-from=.comfyignore"))

@@ -33,7 +33,7 @@ def test_weights_are_those_of_the_small_model_alone():
 
 def test_its_size_is_what_the_readme_says(tmp_path):
     told = re.search(r"archive has (\d+) MB", (PACK / "README.md").read_text(encoding="utf-8"))
-    assert told, 'README.md says how large it is: "archive has 20 MB"'
+    assert told, 'README.md says how large it is: "archive has 16 MB"'
     assert abs(write_archive(tmp_path / "node.zip").stat().st_size / 1e6 - int(told[1])) < 0.6
 
 
