@@ -1,0 +1,207 @@
+"""The shared workflows on a real ComfyUI, with small models, real pictures and a real clip."""
+
+import json
+from io import BytesIO
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from environment.server import ExecutionFailed, PromptRefused
+from tests.server.shared import (
+    DEMOS,
+    NAMES,
+    api_of,
+    demo,
+)
+from tests.server.small import LENGTH, SAMPLERS, STEPS, has_clip, id_of, ids_of, items_of, set_items, size_of, small, video_of
+
+# --- running them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs(server, name):
+    prompt = small(name)
+    run = server.run(prompt)
+    fps = 24 if has_clip(prompt) or name.startswith("wan22") else 25
+    saved = [path for path in run.files if path.suffix == ".mp4"]
+    assert [path.name.rsplit("_", 2)[0] for path in saved] == [f"pusa_{name}"]
+    assert video_of(saved[0]) == (*size_of(name), LENGTH, fps)
+
+    if ids_of(prompt, "PusaTimeline"):
+        [report] = run.outputs[id_of(prompt, "PusaTimeline")]["text"]
+        assert report.count("Keyframe ") == len(items_of(prompt))
+        [schedule] = run.outputs[id_of(prompt, "PusaTimeline")]["schedule"]
+        assert json.loads(schedule)["latent_frames"] == 9
+
+    sampler, steps = id_of(prompt, *SAMPLERS), 4 if name.endswith("lightning") else STEPS
+    progress = [(value, most) for node, value, most in run.progress if node == sampler]
+    assert [event for event in progress if event[0] > 0] == [(i, steps) for i in range(1, steps + 1)]
+    assert run.previews and all(image[:2] == b"\xff\xd8" for image in run.previews)  # JPEG
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_demo_workflow_runs_as_it_is(server, name):
+    """The demo adds the schedule's picture."""
+    run = server.run(demo.with_schedule(name))
+    saved = {path.suffix: path for path in run.files}
+    assert sorted(saved) == [".mp4", ".png"] and len(run.files) == 2
+    assert video_of(saved[".mp4"]) == (384, 384, 17, 8)
+
+
+def test_the_preview_is_a_sheet_of_all_latent_frames(server):
+    """17 frames are 5 latent frames, three in a row; the first and the last were given and have a white border."""
+    prompt = json.loads(json.dumps(api_of("demo_start_end")))
+    sampler = prompt[id_of(prompt, "PusaKSampler")]["inputs"]
+    sampler |= {"seed": sampler["seed"] + 1, "steps": 3}
+    previews = server.run(prompt).previews
+    assert len(previews) == 3
+    for preview in previews:
+        with Image.open(BytesIO(preview)) as image:
+            sheet = np.asarray(image.convert("L"), dtype=int)
+        assert sheet.shape == (318, 478)
+        frames = [sheet[top : top + 158, left : left + 158] for top in (0, 160) for left in (0, 160, 320)][:5]
+        assert [frame[2:-2, -1].min() > 200 for frame in frames] == [True, False, False, False, True]
+        assert all(abs(a - b).mean() > 2 for a, b in combinations(frames, 2))
+
+
+@pytest.mark.parametrize(
+    "loader, widget, name",
+    [
+        ("UNETLoader", "unet_name", "pusa_demo_t2v.safetensors"),
+        ("VAELoader", "vae_name", "pusa_demo_vae.safetensors"),
+        ("LoraLoaderModelOnly", "lora_name", "pusa_demo_lora.safetensors"),
+        ("PusaLoraLoader", "lora_name", "pusa_demo_lora.safetensors"),
+    ],
+)
+def test_stock_loaders_find_the_demo_model(server, loader, widget, name):
+    kind, *more = server.object_info(loader)["input"]["required"][widget]
+    assert name in (kind if isinstance(kind, list) else more[0]["options"])
+
+
+def test_a_word_that_the_demo_model_does_not_know(server):
+    prompt = json.loads(json.dumps(api_of("demo_text_to_video")))
+    prompt[id_of(prompt, "PusaDemoPrompt")]["inputs"]["text"] = "a purple circle moves left"
+    error = error_of(server, prompt)
+    assert error["exception_message"].startswith('The demo model does not know the word "purple"')
+
+
+def test_latent_frames_given_and_made(server):
+    """Completion gives 3 + 3 of 21 latent frames and makes 15, as published."""
+    prompt = small("wan21_completion", length=81, steps=1)
+    shown = {"class_type": "PreviewAny", "inputs": {"source": [id_of(prompt, "PusaTimeline"), 3]}}
+    run = server.run({**prompt, "report": shown})
+    [report] = run.outputs["report"]["text"]
+    assert "latent frame 0 (frame 0) to latent frame 2 (frames 5-8)" in report
+    assert "latent frame 18 (frames 69-72) to latent frame 20 (frames 77-80)" in report
+
+
+def test_the_5b_model(server):
+    """Wan2.2-TI2V-5B: 48 latent channels, 16 times smaller in space."""
+    prompt = small("wan21_image_to_video", width=64, height=64, length=9)
+    files = {"unet_name": "wan_5b.safetensors", "vae_name": "vae48.pt", "lora_name": "pusa_5b.safetensors"}
+    for node in prompt.values():
+        node["inputs"] |= {widget: name for widget, name in files.items() if widget in node["inputs"]}
+    [saved] = [path for path in server.run(prompt).files if path.suffix == ".mp4"]
+    assert video_of(saved)[:3] == (64, 64, 9)
+
+
+def test_a_schedule_can_be_drawn_without_sampling(server):
+    prompt = small("wan21_single_nodes", width=80, height=48)
+    kept = ids_of(prompt, "VAELoader", "LoadImage", "PusaKeyframe", "PusaSchedule")
+    run = server.run({key: node for key, node in prompt.items() if key in kept})
+    assert len(run.outputs[id_of(prompt, "PusaSchedule")]["images"]) == 1
+
+
+def test_only_the_sampler_runs_again_with_another_seed(server):
+    prompt = small("wan22_image_to_video")
+    server.run(prompt)
+    sampler = id_of(prompt, "PusaKSampler")
+    prompt[sampler]["inputs"]["seed"] += 1
+    assert set(server.run(prompt).executed) == ids_of(prompt, "PusaKSampler", "VAEDecode", "CreateVideo", "SaveVideo")
+
+
+@pytest.mark.parametrize("name", ["wan22_image_to_video", "wan21_three_keyframes"])
+def test_cancelled_and_queued_again(server, name):
+    """The same prompt runs after a cancelled one, and nothing stays on the models that it shares with another prompt."""
+    prompt, long = without_schedule(small(name)), small(name, steps=50, width=160, height=96)
+    sampler = id_of(prompt, *SAMPLERS)
+    prompt["latent"] = {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "latents/pusa"}}
+    before = server.run(prompt)
+
+    cancelled = server.queue(long)
+    server.wait_for("progress", cancelled)
+    server.interrupt()
+    run = server.wait(cancelled, 60)
+    assert run.status == "interrupted"
+    assert 0 < max(value for node, value, _ in run.progress if node == sampler) < 50
+    assert server.run(long).status == "success"
+
+    after = server.run(prompt)
+    assert sampler in after.executed, "the result came from ComfyUI's cache"
+    # The latents, not the videos: those differ a little from run to run, with stock nodes too.
+    torch.testing.assert_close(latents_of(after), latents_of(before), rtol=0, atol=1e-3)
+
+
+def without_schedule(prompt):
+    """The same models sampling as if there were no Pusa, so that a schedule left on them shows."""
+    set_items(prompt)  # an empty latent
+    if ids_of(prompt, "CFGGuider"):
+        prompt[id_of(prompt, "CFGGuider")]["inputs"]["model"] = [id_of(prompt, "PusaLoraLoader"), 0]
+    return prompt
+
+
+def latents_of(run):
+    [path] = [path for path in run.files if path.suffix == ".latent"]
+    return load_file(path)["latent_tensor"]
+
+
+# --- what users get wrong --------------------------------------------------------------------------------------------
+
+
+def error_of(server, prompt):
+    with pytest.raises(ExecutionFailed) as failed:
+        server.run(prompt)
+    return failed.value.error
+
+
+def test_two_keyframes_on_one_frame(server):
+    prompt = small("wan21_single_nodes")
+    for key in ids_of(prompt, "PusaKeyframe"):
+        prompt[key]["inputs"]["frame_index"] = 0
+    error = error_of(server, prompt)
+    assert error["node_id"] == id_of(prompt, "PusaSchedule")
+    assert error["exception_message"].strip() == (
+        "Keyframes 1 and 2 both land on latent frame 0 (frame 0): move one by at least 4 frames, or remove it."
+    )
+
+
+def refusal_of(server, prompt):
+    with pytest.raises(PromptRefused) as refused:
+        server.run(prompt)
+    [error] = refused.value.errors["node_errors"][id_of(prompt, "PusaTimeline")]["errors"]
+    return error["details"].strip()
+
+
+def test_a_length_that_is_not_4n_plus_1(server):
+    wanted = "A length of 80 frames is not 4n+1, which Wan's VAE needs; use 77 or 81."
+    assert refusal_of(server, small("wan21_image_to_video", length=80)) == wanted
+    error = error_of(server, small("wan21_single_nodes", length=80))
+    assert error["node_type"] == "PusaSchedule" and error["exception_message"].strip() == wanted
+
+
+def test_a_clip_that_is_too_short(server):
+    prompt = small("wan21_extension")
+    set_items(prompt, {**items_of(prompt)[0], "media": "boat_start.jpg [pusa]"})
+    assert refusal_of(server, prompt) == 'Item 1 of the timeline: "take" is [-13, null], but the clip has 1 frame.'
+
+
+def test_an_image_to_video_model(server):
+    prompt = small("wan21_image_to_video")
+    prompt[id_of(prompt, "UNETLoader")]["inputs"]["unet_name"] = "wan_i2v.safetensors"
+    error = error_of(server, prompt)
+    assert error["node_type"] == "PusaLoraLoader"
+    assert "text-to-video (T2V)" in error["exception_message"]
