@@ -178,7 +178,7 @@ def test_the_pack_s_own_samples_are_shown(hands):
     assert len(widths) == 2 and all(widths)
 
 
-def test_words_in_the_page_s_language(page):
+def test_words_in_the_user_s_language(page):
     """Those that a language lacks are English."""
     browser = page.browser_page
     german = {"de": {"pusaTimeline": {"noiseOfOne": "Rauschen {from}"}}}
