@@ -156,7 +156,7 @@ def test_in_app_mode(hands):
     hands.new(items=TWO)
     if not hands.browser.evaluate("app.extensionManager.command.commands.some(c => c.id === 'Comfy.ToggleLinear')"):
         pytest.skip("this page has no app mode")
-    graph = hands.browser.evaluate("app.graph.serialize()")
+    graph = json.loads(hands.browser.evaluate("JSON.stringify(app.graph.serialize())"))  # undefined is not null
     shown = {"inputs": [[graph["nodes"][0]["id"], "timeline"]], "outputs": [graph["nodes"][0]["id"]]}
     graph["extra"] = {**graph.get("extra", {}), "linearMode": True, "linearData": shown}
     hands.page.load(graph, "app")
