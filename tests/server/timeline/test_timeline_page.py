@@ -156,7 +156,7 @@ def test_in_app_mode(hands):
     hands.new(items=TWO)
     if not hands.browser.evaluate("app.extensionManager.command.commands.some(c => c.id === 'Comfy.ToggleLinear')"):
         pytest.skip("this page has no app mode")
-    graph = hands.browser.evaluate("app.graph.serialize()")
+    graph = json.loads(hands.browser.evaluate("JSON.stringify(app.graph.serialize())"))  # undefined is not null
     shown = {"inputs": [[graph["nodes"][0]["id"], "timeline"]], "outputs": [graph["nodes"][0]["id"]]}
     graph["extra"] = {**graph.get("extra", {}), "linearMode": True, "linearData": shown}
     hands.page.load(graph, "app")
@@ -178,7 +178,7 @@ def test_the_pack_s_own_samples_are_shown(hands):
     assert len(widths) == 2 and all(widths)
 
 
-def test_words_in_the_page_s_language(page):
+def test_words_in_the_user_s_language(page):
     """Those that a language lacks are English."""
     browser = page.browser_page
     german = {"de": {"pusaTimeline": {"noiseOfOne": "Rauschen {from}"}}}
