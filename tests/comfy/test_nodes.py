@@ -10,16 +10,12 @@ from PIL import Image
 
 from environment.comfyui import PACK
 from tests import tiny
+from tests.comfy.interfaces import saved
 from tests.server.screenshots import MOST_BYTES
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
-IDS = {
-    *("PusaLoraLoader", "PusaLoraLoaderHighLow", "PusaKeyframe", "PusaKeyframesFromText", "PusaVideoKeyframes"),
-    *("PusaSchedule", "PusaBatchLatents", "PusaApplySchedule", "PusaKSampler", "PusaKSamplerAdvanced", "PusaSigmas"),
-    *("PusaTimeline", "PusaDemoPrompt", "PusaDemoScene", "PusaLongVideo", "PusaPromptFromFrame"),
-    *("PusaDiffusionForcing", "PusaForcingFrameRate"),
-}
+IDS = {*saved()}
 
 
 @pytest.fixture(scope="module")

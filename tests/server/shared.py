@@ -23,9 +23,10 @@ finally:
 TITLES = {describe.__name__: title for describe, title in recipes.TITLES.items()}
 NAMES = [name for name in TITLES if name.startswith("wan")]
 DEMOS = [name for name in TITLES if name.startswith("demo")]  # with the model that comes with the pack
+RELEASED = PACK / "tests" / "server" / "released"  # workflows as version 0.2.0 saved them, before there was a timeline
 PREVIEW = 320  # pixels that a sampler grows by
 
-__all__ = ["DEMOS", "NAMES", "PREVIEW", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph", "recipes"]
+__all__ = ["DEMOS", "NAMES", "PREVIEW", "RELEASED", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph", "recipes"]
 
 
 @cache
@@ -35,6 +36,10 @@ def read(path: str) -> Any:
 
 def graph_of(name: str) -> dict[str, Any]:
     return read(f"{TITLES[name]}.json")
+
+
+def released(path: str) -> Any:
+    return json.loads((RELEASED / path).read_text(encoding="utf-8"))
 
 
 def api_of(name: str) -> dict[str, Any]:

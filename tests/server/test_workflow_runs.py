@@ -14,10 +14,13 @@ from environment.server import ExecutionFailed, PromptRefused
 from tests.server.shared import (
     DEMOS,
     NAMES,
+    RELEASED,
     api_of,
     demo,
+    released,
 )
 from tests.server.small import LENGTH, SAMPLERS, STEPS, has_clip, id_of, ids_of, items_of, set_items, size_of, small, video_of
+from tests.server.stand_in import stand_in
 
 # --- running them ----------------------------------------------------------------------------------------------------
 
@@ -50,6 +53,16 @@ def test_demo_workflow_runs_as_it_is(server, name):
     saved = {path.suffix: path for path in run.files}
     assert sorted(saved) == [".mp4", ".png"] and len(run.files) == 2
     assert video_of(saved[".mp4"]) == (384, 384, 17, 8)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RELEASED.glob("*.json")))
+def test_a_prompt_of_an_earlier_version_runs(server, name):
+    prompt, size = released(f"api/{name}.json"), (384, 384, 17, 8)
+    if not name.startswith("demo"):
+        size = (80, 64, LENGTH, 24)
+        prompt = stand_in(prompt, width=size[0], height=size[1], length=LENGTH, steps=2)
+    [saved] = [path for path in server.run(prompt).files if path.suffix == ".mp4"]
+    assert video_of(saved) == size
 
 
 def test_the_preview_is_a_sheet_of_all_latent_frames(server):
