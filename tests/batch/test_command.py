@@ -54,7 +54,7 @@ def test_the_command(command, tmp_path, capsys, monkeypatch):
         ("--device=cdua", '"cdua" is no device'),
         ("--defaults={", "--defaults is not valid JSON"),
         ("--output=nosuch://x", "nosuch://x cannot be opened"),
-        ("--defaults=[]", "--defaults is a list"),
+        ("--defaults=[]", "--defaults must be a JSON object, not []"),
         ("--workers=-1", "-1 workers were asked for"),
         ("--model=nowhere", "nowhere is no Diffusers folder"),
         (f"--output={__file__}", "File exists"),

@@ -22,8 +22,12 @@ from tests.server.shared import TITLES
 TROUBLE = re.compile(r"warn|error|fail|traceback|deprecat|missing|cannot|could not", re.IGNORECASE)
 FIRST = "demo_image_to_video"  # needs no download
 MISSING = """performance.getEntriesByType('resource')
+<<<<<<< HEAD
   .filter(resource => resource.responseStatus >= 400 && resource.name.includes('/extensions/'))
   .map(resource => resource.name)"""
+=======
+  .filter(file => file.responseStatus >= 400 && file.name.includes('/extensions/')).map(file => file.name)"""
+>>>>>>> install
 OFFLINE = "Failed to fetch"  # what the page itself asks of the internet
 VARIABLE = re.compile(r"\d[\d.:]*")  # times and sizes in the log
 
@@ -142,6 +146,7 @@ def test_uninstalled_it_leaves_nothing(installed):
     assert troubles(with_pack) <= troubles(server.log)
     assert f"{installed.name}" not in server.log and "pusa" not in server.log.lower().replace(str(server.base).lower(), "")
     assert left_behind(server.base) == []
+    assert settings_left(server.base) <= {"Pusa.PageLanguage"}
     assert [name for name in server.object_info() if name.startswith("Pusa")] == []
     assert "pusa" not in json.dumps([server.get("/workflow_templates"), server.get("/extensions")]).lower()
     assert "pusa_demo" not in json.dumps(server.object_info("UNETLoader"))
@@ -154,3 +159,9 @@ def left_behind(base):
     files = [path.relative_to(base) for path in base.rglob("*") if path.is_file()]
     ours = [path for path in files if "pusa" in path.as_posix().lower() or path.parts[0] in ("input", "models", "temp")]
     return [path.as_posix() for path in ours if path.parts[0] != "output"]
+
+
+def settings_left(base):
+    """What the page keeps for a user under a name of ours, as of every extension that was ever installed."""
+    path = base / "user" / "default" / "comfy.settings.json"
+    return {key for key in json.loads(path.read_text(encoding="utf-8")) if "pusa" in key.lower()} if path.is_file() else set()
