@@ -22,12 +22,7 @@ from tests.server.shared import TITLES
 TROUBLE = re.compile(r"warn|error|fail|traceback|deprecat|missing|cannot|could not", re.IGNORECASE)
 FIRST = "demo_image_to_video"  # needs no download
 MISSING = """performance.getEntriesByType('resource')
-<<<<<<< HEAD
-  .filter(resource => resource.responseStatus >= 400 && resource.name.includes('/extensions/'))
-  .map(resource => resource.name)"""
-=======
   .filter(file => file.responseStatus >= 400 && file.name.includes('/extensions/')).map(file => file.name)"""
->>>>>>> install
 OFFLINE = "Failed to fetch"  # what the page itself asks of the internet
 VARIABLE = re.compile(r"\d[\d.:]*")  # times and sizes in the log
 
