@@ -30,6 +30,17 @@ def host() -> Path | None:
     return None if os.environ.get("PUSA_DEMO_HOST") == "diffusers" else find_comfyui()
 
 
+def where() -> str:
+    """A sentence: what makes the clips, and why."""
+    from environment.comfyui import how_to_get
+
+    if (comfyui := host()) is not None:
+        return f"The clips are made with the ComfyUI in {comfyui}."
+    if os.environ.get("PUSA_DEMO_HOST") == "diffusers":
+        return "The clips are made with Diffusers, as PUSA_DEMO_HOST says."
+    return f"The clips are made with Diffusers, because no ComfyUI was found. {how_to_get()}"
+
+
 def main(folder: Path) -> int:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +49,7 @@ def main(folder: Path) -> int:
     made += draw_all(folder)
     print(f"Made in {folder}:", *(f"  {path.name}" for path in made), sep="\n")
     print(f"Open this first: {made[-1]}")
+    print("Next: install the pack in your ComfyUI (README.md, Install); its first templates make these clips there.")
     return 0
 
 
@@ -48,7 +60,6 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
     from environment.server import ComfyServer
 
     made = []
-    print(f"Starting ComfyUI from {comfyui}", flush=True)
     with ComfyServer(comfyui) as server:
         for name in (bar := tqdm(DEMOS, unit="video")):
             bar.set_description(name)
@@ -75,8 +86,6 @@ def run_diffusers(folder: Path) -> list[Path]:
     from pusa_core.schedule import FrameSchedule
     from pusa_core.video_files import write_video
 
-    named = os.environ.get("COMFYUI_PATH")
-    print("Making the clips on Diffusers" + f": {named} is no ComfyUI" * bool(named), flush=True)
     scene = scene_of(TEXT, seed=0)
     clip = draw([scene])[0]
     start, end, whole = (folder / name for name in ("given_start.png", "given_end.png", "given_clip.mp4"))
@@ -132,4 +141,5 @@ if __name__ == "__main__":
         sys.exit(main(options.folder))
     from environment.venv import python_for
 
+    print(where(), flush=True)
     sys.exit(subprocess.call([python_for(host()), __file__, "--prepared", str(options.folder)]))
