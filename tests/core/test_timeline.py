@@ -80,7 +80,7 @@ def test_what_a_clip_has_not_is_told(take, total):
 
 FAULTS = {
     "not JSON": ("{", "not valid JSON"),
-    "a list": ("[]", "must be a JSON object"),
+    "a list": ("[]", r'must be a JSON object, not \[\]\. Write an object, as {"version": 1, "items"'),
     "deep": ("[" * 100_000, "not valid JSON"),
     "endless number": ('{"version":' + "9" * 100_000 + "}", "not valid JSON"),
     "long": ('{"version":1,"items":[' + " " * 1_000_000 + "]}", "more than the 1000000"),
