@@ -45,7 +45,7 @@ def prepare(comfyui: Path | None) -> Path:
     wanted, key = _wanted(python, comfyui)
     if STAMP.is_file() and STAMP.read_text() == key:
         return python
-    print(f"Installing into {VENV} (6 GB the first time)", flush=True)
+    print(f"Installing into {VENV} (7 GB the first time)", flush=True)
     _step("install the packages (see pip's message above)", str(python), "-m", "pip", "install", *wanted)
     STAMP.write_text(key)
     return python

@@ -23,7 +23,7 @@ finally:
 TITLES = {describe.__name__: title for describe, title in recipes.TITLES.items()}
 NAMES = [name for name in TITLES if name.startswith("wan")]
 DEMOS = [name for name in TITLES if name.startswith("demo")]  # with the model that comes with the pack
-RELEASED = PACK / "tests" / "server" / "released"  # workflows as version 0.2.0 saved them, before there was a timeline
+RELEASED = PACK / "tests" / "server" / "released"  # workflows as they were saved before there was a timeline
 PREVIEW = 320  # pixels that a sampler grows by
 
 __all__ = ["DEMOS", "NAMES", "PREVIEW", "RELEASED", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph", "recipes"]
