@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from environment.server import ExecutionFailed, PromptRefused
+from tests.server.conftest import IMAGES
 from tests.server.shared import (
     DEMOS,
     NAMES,
@@ -61,6 +62,7 @@ def test_a_prompt_of_an_earlier_version_runs(server, name):
     if not name.startswith("demo"):
         size = (80, 64, LENGTH, 24)
         prompt = stand_in(prompt, width=size[0], height=size[1], length=LENGTH, steps=2)
+        prompt[id_of(prompt, "LoadImage")]["inputs"]["image"] = IMAGES[0]
     [saved] = [path for path in server.run(prompt).files if path.suffix == ".mp4"]
     assert video_of(saved) == size
 
