@@ -11,7 +11,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
-from ..pusa_core.frames import latent_length, pixel_length
+from ..pusa_core.frames import MAX_LENGTH, latent_length, pixel_length
 from ..pusa_core.hosts.comfyui import check_vae, image_encoder
 from ..pusa_core.hosts.comfyui.long_video import (
     FROM_FRAME,
@@ -29,12 +29,11 @@ from ..pusa_core.rolling import Roll
 from ..pusa_core.staircase import Staircase, Window
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
-from .sampling import MAX_SEED
-from .schedule import keyframes_report
+from .sampling import MAX_SEED, boundary_input
+from .schedule import LARGEST, keyframes_report
 from .server import running_server
 from .types import CATEGORY, Keyframes, check_wires, search_aliases
 
-LONGEST = 1_000_001
 FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
 
 
@@ -50,7 +49,7 @@ class PusaPromptFromFrame(io.ComfyNode):
             "says what happens now is followed far better than one for the whole video.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt, from a text encoder."),
-                io.Int.Input("frame", default=0, min=0, max=LONGEST, tooltip="The frame at which it begins to hold."),
+                io.Int.Input("frame", default=0, min=0, max=MAX_LENGTH, tooltip="The frame at which it begins to hold."),
                 io.Conditioning.Input(
                     "previous", optional=True, tooltip="The prompts before it, from another of these nodes."
                 ),
@@ -81,9 +80,9 @@ class PusaLongVideo(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the video shows; by frame with Pusa Prompt From Frame."),
                 io.Conditioning.Input("negative", tooltip="What it should not show; unused at cfg 1."),
                 io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
-                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="Pixels. Recommended: 832."),
-                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="Pixels. Recommended: 480."),
-                io.Int.Input("length", default=321, min=5, max=LONGEST, step=4, tooltip="Frames of the video, 4n+1."),
+                io.Int.Input("width", default=832, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 832."),
+                io.Int.Input("height", default=480, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 480."),
+                io.Int.Input("length", default=321, min=5, max=MAX_LENGTH, step=4, tooltip="Frames of the video, 4n+1."),
                 io.Float.Input("fps", default=16.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second of the file."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Seed of the noise."
@@ -110,7 +109,7 @@ class PusaLongVideo(io.ComfyNode):
                     "blend",
                     default=8,
                     min=0,
-                    max=LONGEST,
+                    max=MAX_LENGTH,
                     tooltip="Frames over which one prompt passes into the next. 0 changes at once.",
                 ),
                 io.Combo.Input("resize", options=list(RESIZE), default="crop", tooltip="How pictures are fitted."),
@@ -126,15 +125,7 @@ class PusaLongVideo(io.ComfyNode):
                     optional=True,
                     tooltip="Wan2.2 A14B's low-noise model with its Pusa LoRA. Every evaluation then takes both models.",
                 ),
-                io.Float.Input(
-                    "boundary",
-                    default=EXPERT_BOUNDARY,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
-                    optional=True,
-                    tooltip="Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875.",
-                ),
+                boundary_input("Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875."),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The file that was written."),

@@ -83,16 +83,12 @@ def _optional_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Wan2.2 A14B's low-noise model with its Pusa LoRA; takes over below the boundary.",
         ),
-        io.Float.Input(
-            "boundary",
-            default=EXPERT_BOUNDARY,
-            min=0.0,
-            max=1.0,
-            step=0.005,
-            optional=True,
-            tooltip="Sigma below which the low-noise model samples. Wan2.2 T2V: 0.875.",
-        ),
+        boundary_input("Sigma below which the low-noise model samples. Wan2.2 T2V: 0.875."),
     ]
+
+
+def boundary_input(tooltip: str) -> io.Float.Input:
+    return io.Float.Input("boundary", default=EXPERT_BOUNDARY, min=0.0, max=1.0, step=0.005, optional=True, tooltip=tooltip)
 
 
 def _sample(model, positive, negative, latent, sampling, schedule, low_noise_model) -> io.NodeOutput:

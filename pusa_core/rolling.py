@@ -41,11 +41,6 @@ class Segment:
         """The sampler's sigmas, (evaluations + 1,)."""
         return torch.linspace(HIGH, LOW, len(self.sigmas), dtype=torch.float64).float()
 
-    def evaluations(self) -> Iterator[Segment]:
-        """Its evaluations, each as a segment of its own."""
-        for i in range(len(self.sigmas) - 1):
-            yield Segment(self.frames, self.sigmas[i : i + 2], self.finished if i == len(self.sigmas) - 2 else ())
-
     def plan(self, clean: Mapping[int, Tensor], multipliers: Mapping[int, float]) -> Plan:
         """The segment as a clip's plan.
 

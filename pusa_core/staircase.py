@@ -56,7 +56,8 @@ class Window:
         """What is shown of a clip of `latents` frames when the first `begun` are given or have begun to take steps."""
         end = min(max(begun, self.size), latents)
         others = (frame for frame in range(end - 1, -1, -1) if frame not in self.anchors)
-        return tuple(sorted({*self.anchors, *islice(others, self.size - len(self.anchors))} & {*range(latents)}))
+        shown = {*self.anchors, *islice(others, self.size - len(self.anchors))}
+        return tuple(sorted(frame for frame in shown if frame < latents))
 
 
 @dataclass(frozen=True)

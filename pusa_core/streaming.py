@@ -53,13 +53,14 @@ class StreamingDecoder:
     """
 
     def __init__(self, decoder: nn.Module, decode: Callable[[Tensor], Tensor]):
-        if "feat_cache" not in inspect.signature(decoder.forward).parameters:
+        known = inspect.signature(decoder.forward).parameters
+        if "feat_cache" not in known:
             raise fault(
                 "This VAE ({kind}) decodes whole clips only, but a long video is decoded as it is made: load Wan's own VAE.",
                 kind=type(decoder).__name__,
             )
         self.decoder, self.decode = decoder, decode
-        self.cache = _Cache()
+        self.cache, self.tells_first = _Cache(), "first_chunk" in known
 
     def push(self, latent: Tensor) -> Tensor:
         """The pictures of the next latent frame (B, C, 1, h, w): 1 for the first, 4 for each later one. (B, N, H, W, 3)"""
@@ -70,6 +71,5 @@ class StreamingDecoder:
             hook.remove()
 
     def _remember(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        is_first = not self.cache
-        more = {"first_chunk": is_first} if "first_chunk" in inspect.signature(decoder.forward).parameters else {}
+        more = {"first_chunk": not self.cache} if self.tells_first else {}
         return args, {**kwargs, "feat_cache": self.cache, "feat_idx": [0], **more}

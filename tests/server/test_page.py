@@ -78,18 +78,21 @@ def test_the_page_lists_them_as_templates(server):
     assert [title for title in sorted(listed) if "no download" in title] == sorted(listed)[:4]
 
 
+def opened(page, graph, api, name):
+    """(graph as the page has it, its prompt): all nodes are known, and wires and kinds are those of the files."""
+    page.errors.clear()
+    loaded, prompt = page.load(graph, name), page.prompt()
+    assert [node["type"] for node in loaded["nodes"] if not node["known"]] == []
+    assert sorted(loaded["wires"]) == sorted(wires(graph))
+    assert {key: node["class_type"] for key, node in prompt.items()} == {key: node["class_type"] for key, node in api.items()}
+    return loaded, prompt
+
+
 @pytest.mark.parametrize("name", TITLES)
 def test_workflow_in_the_page(page, name):
     graph, api = graph_of(name), api_of(name)
-    page.errors.clear()
-    loaded = page.load(graph, name)
-    prompt = page.prompt()
-
-    assert [node["type"] for node in loaded["nodes"] if not node["known"]] == []
-    assert sorted(loaded["wires"]) == sorted(wires(graph))
-    assert sorted(prompt) == sorted(api)
+    loaded, prompt = opened(page, graph, api, name)
     for key, node in api.items():
-        assert prompt[key]["class_type"] == node["class_type"]
         same_inputs(prompt[key], node, key)
     for node in graph["nodes"]:
         shown = next(n for n in loaded["nodes"] if n["id"] == node["id"])["widgets"]
@@ -101,16 +104,9 @@ def test_workflow_in_the_page(page, name):
 @pytest.mark.parametrize("name", sorted(path.stem for path in RELEASED.glob("*.json")))
 def test_a_workflow_of_an_earlier_version_in_the_page(page, name):
     """Every value lands in the widget that it was saved from."""
-    graph, api = released(f"{name}.json"), released(f"api/{name}.json")
-    page.errors.clear()
-    loaded = page.load(graph, name)
-    prompt = page.prompt()
-
-    assert [node["type"] for node in loaded["nodes"] if not node["known"]] == []
-    assert sorted(loaded["wires"]) == sorted(wires(graph))
-    assert sorted(prompt) == sorted(api)
+    api = released(f"api/{name}.json")
+    _, prompt = opened(page, released(f"{name}.json"), api, name)
     for key, node in api.items():
-        assert prompt[key]["class_type"] == node["class_type"]
         if node["class_type"].startswith("Pusa"):  # ComfyUI's own change with its versions
             assert {name: prompt[key]["inputs"].get(name) for name in node["inputs"]} == node["inputs"], node["class_type"]
     assert page.errors == []

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...frames import pixel_frames
 from ...plan import Plan
 from ...rolling import Segment, Studio
 from ...streaming import StreamingDecoder
@@ -105,7 +106,7 @@ def long_video_studio(
         clean = plan.clean
         plan = replace(plan, clean=None if clean is None else form.process_out(clean))
         first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
-        positive = guidance.positive(max(4 * first - 3, 0))
+        positive = guidance.positive(pixel_frames(first)[0])
         step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
         if low_noise_model is None:
             return step(model, plan, segment.grid, latents)
