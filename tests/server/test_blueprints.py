@@ -89,7 +89,7 @@ def test_a_blueprint_makes_a_video_with_three_nodes(page, server, term):
     title, takes, length = BLUEPRINTS[term]
     found = search(page, term)
     assert first_of_ours(found).startswith(title), found
-    page.errors.clear()
+    page.forget_errors()
     page.browser_page.locator(RESULTS).filter(has_text=title).first.click()
     page.browser_page.wait_for_timeout(1000)
     page.browser_page.mouse.click(500, 300)  # newer pages let one choose the place

@@ -80,7 +80,7 @@ def test_the_page_lists_them_as_templates(server):
 
 def opened(page, graph, api, name):
     """(graph as the page has it, its prompt): all nodes are known, and wires and kinds are those of the files."""
-    page.errors.clear()
+    page.forget_errors()
     loaded, prompt = page.load(graph, name), page.prompt()
     assert [node["type"] for node in loaded["nodes"] if not node["known"]] == []
     assert sorted(loaded["wires"]) == sorted(wires(graph))
