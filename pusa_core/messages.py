@@ -68,6 +68,7 @@ def speaking(name: str) -> Iterator[None]:
         _speaking.reset(token)
 
 
+@lru_cache(maxsize=64)
 def find_language(tag: str) -> str:
     """The language among ours that fits a tag ("de", "de-AT", "zh_TW.UTF-8", "zh-Hant"); English where none does."""
     parts = tag.partition(".")[0].replace("_", "-").lower().split("-")

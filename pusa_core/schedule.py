@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import le, lt
 from typing import Any, Literal
 
 import torch
@@ -67,9 +67,9 @@ class FrameMap:
         if self.behaviour not in BEHAVIOURS:
             raise fault("A frame can 'evolve' or 'hold', not {behaviour}.", behaviour=describe(self.behaviour))
         x, y = [k[0] for k in self.knots], [k[1] for k in self.knots]
-        if len(x) < 2 or x[0] != 0.0 or x[-1] != 1.0 or any(a >= b for a, b in pairwise(x)):
+        if len(x) < 2 or x[0] != 0.0 or x[-1] != 1.0 or not all(map(lt, x, x[1:])):
             raise fault("A frame's knots must run from sampler sigma 0 to 1, each further than the one before.")
-        if not all(math.isfinite(v) and 0 <= v <= 1 for v in y) or any(a > b for a, b in pairwise(y)):
+        if not (0 <= y[0] and y[-1] <= 1 and all(map(le, y, y[1:]))):  # which no number that is none passes
             raise fault("A frame's sigmas must lie from 0 to 1 and never fall while the sampler's sigma rises.")
         if y[0] != 0.0:
             raise fault("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")

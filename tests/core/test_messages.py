@@ -42,9 +42,11 @@ def german(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "_hosts", [])
     monkeypatch.delenv("PUSA_LANGUAGE", raising=False)
     messages.languages.cache_clear()
+    messages.find_language.cache_clear()
     messages._catalogue.cache_clear()
     yield
     messages.languages.cache_clear()
+    messages.find_language.cache_clear()
     messages._catalogue.cache_clear()
 
 
