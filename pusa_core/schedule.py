@@ -69,7 +69,7 @@ class FrameMap:
         x, y = [k[0] for k in self.knots], [k[1] for k in self.knots]
         if len(x) < 2 or x[0] != 0.0 or x[-1] != 1.0 or not all(map(lt, x, x[1:])):
             raise fault("A frame's knots must run from sampler sigma 0 to 1, each further than the one before.")
-        if not (0 <= y[0] and y[-1] <= 1 and all(map(le, y, y[1:]))):  # which no number that is none passes
+        if not (y[0] >= 0 and y[-1] <= 1 and all(map(le, y, y[1:]))):  # which no number that is none passes
             raise fault("A frame's sigmas must lie from 0 to 1 and never fall while the sampler's sigma rises.")
         if y[0] != 0.0:
             raise fault("A frame's sigma must be 0 where the sampler's is 0, or the clip would end in noise.")
