@@ -25,6 +25,7 @@ from tests import tiny
 from tests.comfy.conftest import FRAMES, HEIGHT, WIDTH
 
 STEPS = 3
+LITTLE = 512  # cells of latents
 GIVEN = {0: 0.0, 3: 0.4, 5: (0.3, "hold")}
 
 
@@ -112,19 +113,20 @@ def test_no_preview_where_the_user_wants_none(host, wan, sample, shown, monkeypa
     assert [value for value, *_ in shown][-1] == STEPS
 
 
-def test_a_small_decoder_is_asked_once_a_step(sample, shown, monkeypatch, tmp_path):
-    """A TAEHV, at a size where a sheet of whole frames would be more work than any preview of ComfyUI's."""
+def test_a_small_decoder_is_asked_once_a_step(pack, sample, shown, monkeypatch, tmp_path):
+    """A TAEHV, for no more than the pack allows: a sheet of whole frames would be more work than any preview of ComfyUI's."""
+    monkeypatch.setattr(pack.pusa_core.hosts.comfyui.previews, "DECODED_CELLS", LITTLE)
     net = comfy.taesd.taehv.TAEHV(16)
     save_file({key: value.half() for key, value in net.state_dict().items()}, tmp_path / "lighttaew2_1.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.TAESD)
     asked, decode = [], comfy.taesd.taehv.TAEHV.decode
     monkeypatch.setattr(comfy.taesd.taehv.TAEHV, "decode", lambda self, x, **k: asked.append(x.shape) or decode(self, x, **k))
-    sample(size=(40, 64))
+    sample(size=(16, 24))
     assert len(asked) == STEPS and all(shape[2] == 1 for shape in asked)
-    assert all(shape[3] * shape[4] <= 60 * 104 for shape in asked)
+    assert all(LITTLE / 2 < shape[3] * shape[4] < 2 * LITTLE < FRAMES * 16 * 24 for shape in asked)  # with margins
     pictures = [preview[1] for *_, preview in shown if preview]
-    assert [picture.size for picture in pictures] == [PreviewSheet.of(FRAMES, 40, 64).size] * STEPS
+    assert [picture.size for picture in pictures] == [PreviewSheet.of(FRAMES, 16, 24).size] * STEPS
 
 
 # --- stock sampler nodes ---------------------------------------------------------------------------------------------

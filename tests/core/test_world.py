@@ -23,7 +23,7 @@ from demo_model.world import (
 )
 
 GREY = Backdrop("plain", ((0.3, 0.3, 0.3), (0.4, 0.4, 0.4)))
-SEEDS = range(60)
+SEEDS = range(30)
 
 
 def test_a_seed_always_gives_the_same_clip():
