@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 
-from recipes import DEMO_FPS, workflows  # noqa: E402
+from catalogue import workflows  # noqa: E402
+from recipes import DEMO_FPS  # noqa: E402
 from samples import write_clip  # noqa: E402
 
 from demo_model.world import LENGTH, draw, scene_of  # noqa: E402
