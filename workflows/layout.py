@@ -135,7 +135,7 @@ class _Sheet:
     def output(self) -> None:
         """Beside each other, or, where a wide schedule leaves less room, all but the last below each other."""
         *before, last = self.of(*PLACES["output"].split())
-        x = self.x["output"]
+        x = self.x["output"] + 4 * AISLE * bool(self.of("PusaDemoScene"))  # whose link comes from far below
         if self.of("PusaDiffusionForcing"):
             self.stack(before, x, 0, NARROW)
             x += NARROW + AISLE

@@ -53,8 +53,8 @@ SAIL = (
     "illustration, smooth motion, steady camera.",
 )
 SWAN = (
-    "A graceful white swan swims across a misty lake at dawn, its reflection trembles on the water, it turns its head and dips its "
-    "beak. Photographic, soft light, steady camera."
+    "A graceful white swan swims across a misty lake at dawn, its reflection trembles on the water, it turns its head and "
+    "dips its beak. Photographic, soft light, steady camera."
 )
 # Where the demo's object turns around: it bounces between the edges.
 DEMO_SCENE, DEMO_SEED = "a red circle bounces right on a gradient background", 7

@@ -15,6 +15,7 @@ from tests.server.conftest import IMAGES
 from tests.server.shared import (
     DEMOS,
     NAMES,
+    OTHERS,
     RELEASED,
     api_of,
     demo,
@@ -45,6 +46,33 @@ def test_workflow_runs(server, name):
     progress = [(value, most) for node, value, most in run.progress if node == sampler]
     assert [event for event in progress if event[0] > 0] == [(i, steps) for i in range(1, steps + 1)]
     assert run.previews and all(image[:2] == b"\xff\xd8" for image in run.previews)  # JPEG
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_workflow_with_another_model_runs(server, name):
+    """SkyReels-V2-DF and Wan2.2's 5B model: their frames, one after another where that is asked for."""
+    prompt = small(name)
+    run = server.run(prompt)
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    left_out = 17 if name == "skyreels_extension" else 0
+    assert video_of(saved)[2:] == (LENGTH - left_out, 24)
+    assert len(run.previews) == (STEPS + 5 if name == "skyreels_asynchronous" else STEPS)  # 9 latent frames are 2 blocks
+
+
+def test_a_long_video_runs(server):
+    """Pictures of a timeline, prompts by frame."""
+    run = server.run(small("wan21_long_video"))
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved)[2:] == (LENGTH, 16)
+    assert run.previews
+
+
+def test_the_demo_long_video_runs_as_it_is(server):
+    prompt = api_of("demo_long_video")
+    run = server.run(prompt)
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    [node] = (node for node in prompt.values() if node["class_type"] == "PusaLongVideo")
+    assert video_of(saved) == (64, 64, node["inputs"]["length"], 8)
 
 
 @pytest.mark.parametrize("name", DEMOS)
