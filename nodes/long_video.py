@@ -83,7 +83,11 @@ class PusaLongVideo(io.ComfyNode):
             "image, the end of a clip); keyframes may also lie along the way and at the end. A video that was stopped goes "
             "on where it was when it is queued again with the same settings. Tried on the demo model, not at 14B.",
             inputs=[
-                io.Model.Input("model", tooltip="Wan text-to-video with a Pusa LoRA; for Wan2.2 A14B the high-noise model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="Wan text-to-video with a Pusa LoRA, or SkyReels-V2-DF as it is; for Wan2.2 A14B the high-noise "
+                    "model.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the video shows; by frame with Pusa Prompt From Frame."),
                 io.Conditioning.Input("negative", tooltip="What it should not show; unused at cfg 1."),
                 io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
@@ -125,7 +129,7 @@ class PusaLongVideo(io.ComfyNode):
                     "keyframes",
                     optional=True,
                     tooltip="From the Pusa keyframe nodes. Those at the start are where the video begins and stay as they "
-                    "are; later ones are met on the way, with their noise multiplier.",
+                    "are; later ones are met on the way, with their noise multiplier, and hold their pictures.",
                 ),
                 io.Model.Input(
                     "low_noise_model",
