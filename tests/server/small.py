@@ -22,8 +22,6 @@ def size_of(name):
 def small(name, **overrides):
     """A workflow's prompt for small models, at a small size; frame 40 of 81 becomes frame 16 of 33."""
     width, height = size_of(name)
-    if "5b" in name:
-        width, height = width // 32 * 32, height // 32 * 32  # two of its latents' pixels are a patch
     values = {"width": width, "height": height, "length": LENGTH}
     if not name.endswith("lightning"):
         values["steps"] = STEPS
