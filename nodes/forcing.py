@@ -8,12 +8,13 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..pusa_core.figures import draw_schedule
-from ..pusa_core.hosts.comfyui import check_vae, image_encoder, plan_latent
+from ..pusa_core.hosts.comfyui import check_vae, image_encoder, plan_latent, retimed_latent
 from ..pusa_core.hosts.comfyui.forcing import fold_frame_rate
+from ..pusa_core.messages import fault
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.staircase import Staircase
 from .schedule import keyframes_report, plan_outputs, size_inputs
-from .types import CATEGORY, Keyframes, check_wires, search_aliases
+from .types import CATEGORY, Keyframes, check_one_source, check_wires, latent_input, search_aliases
 
 
 class PusaDiffusionForcing(io.ComfyNode):
@@ -28,7 +29,8 @@ class PusaDiffusionForcing(io.ComfyNode):
             "steps one after another. Words and defaults are SkyReels-V2's. The Pusa KSampler takes steps and shift from "
             "here; stock samplers take the sigmas.",
             inputs=[
-                *size_inputs(),
+                io.Vae.Input("vae", optional=True, tooltip="Wan2.1's VAE. Not needed with a latent."),
+                *size_inputs()[1:],
                 io.Int.Input("steps", default=30, min=1, max=100, tooltip="Of every frame. SkyReels-V2: 30 to 50."),
                 io.Float.Input(
                     "shift", default=8.0, min=0.1, max=100.0, step=0.1, tooltip="SkyReels-V2: 8 from text, 5 from an image."
@@ -59,9 +61,10 @@ class PusaDiffusionForcing(io.ComfyNode):
                     min=0,
                     max=100,
                     tooltip="Noise at which pictures at the start are shown to the model, in thousandths; they stay as they "
-                    "are in the video. SkyReels-V2: 20 for going on with a clip, at most 60.",
+                    "are in the video. SkyReels-V2: 20 for going on with a clip, at most 50.",
                 ),
                 Keyframes.Input("keyframes", optional=True, tooltip="From the Pusa keyframe nodes; none is text to video."),
+                latent_input(),
             ],
             outputs=[*plan_outputs(), io.Sigmas.Output(display_name="sigmas", tooltip="For SamplerCustomAdvanced.")],
             is_output_node=True,
@@ -69,15 +72,21 @@ class PusaDiffusionForcing(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae, width, height, length, batch_size, resize, steps, shift, ar_step, causal_block_size, causal_attention,
-        addnoise_condition, keyframes=None,
+        cls, width, height, length, batch_size, resize, steps, shift, ar_step, causal_block_size, causal_attention,
+        addnoise_condition, vae=None, keyframes=None, latent=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(vae=vae)
-        check_vae(vae, width, height)
+        check_wires(vae=vae, latent=latent)
         noise = addnoise_condition / 1000
         staircase = Staircase(steps, shift, ar_step, causal_block_size, history_noise=noise, causal=causal_attention)
-        plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize), staircase)
-        latent = plan_latent(vae, plan, width, height, length, batch_size)
+        if latent is None:
+            if vae is None:
+                raise fault("Neither a VAE nor a latent is connected: connect one of them.")
+            check_vae(vae, width, height)
+            plan = plan_clip(keyframes or [], length, image_encoder(vae, width, height, resize), staircase)
+            latent = plan_latent(vae, plan, width, height, length, batch_size)
+        else:
+            check_one_source(keyframes)
+            latent, plan = retimed_latent(latent, staircase)
         picture = draw_schedule(plan.schedule, plan.grid.tolist(), plan.notes)
         report = keyframes_report(plan.notes)
         return io.NodeOutput(latent, plan, picture, report, plan.grid, ui=ui.PreviewImage(picture, cls=cls))

@@ -5,34 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, io, ui
+from torch import Tensor
 
+from ..demo_model.preview import preview_colours
 from ..pusa_core.frames import MAX_LENGTH, latent_length, pixel_length
-from ..pusa_core.hosts.comfyui import check_vae, image_encoder
+from ..pusa_core.hosts.comfyui import check_vae, image_encoder, planned, with_preview_colours
+from ..pusa_core.hosts.comfyui.checks import FROM_FRAME, warn_beyond_training
 from ..pusa_core.hosts.comfyui.long_video import (
-    FROM_FRAME,
     Guidance,
     fingerprint,
     long_video_studio,
     prompts_by_frame,
     text_fingerprint,
 )
-from ..pusa_core.messages import say
+from ..pusa_core.hosts.comfyui.previews import Preview
+from ..pusa_core.keyframes import Keyframe, check_keyframes
+from ..pusa_core.messages import fault, say
 from ..pusa_core.plan import leading, place_keyframes
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.roll_files import RollFolder, settings_key
-from ..pusa_core.rolling import Roll
+from ..pusa_core.rolling import Progress, Roll, segments
 from ..pusa_core.staircase import Staircase, Window
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .sampling import MAX_SEED, boundary_input
 from .schedule import LARGEST, keyframes_report
 from .server import running_server
-from .types import CATEGORY, Keyframes, check_wires, search_aliases
+from .types import CATEGORY, Keyframes, check_one_source, check_wires, latent_input, search_aliases
 
 FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
 
@@ -76,7 +83,11 @@ class PusaLongVideo(io.ComfyNode):
             "image, the end of a clip); keyframes may also lie along the way and at the end. A video that was stopped goes "
             "on where it was when it is queued again with the same settings. Tried on the demo model, not at 14B.",
             inputs=[
-                io.Model.Input("model", tooltip="Wan text-to-video with a Pusa LoRA; for Wan2.2 A14B the high-noise model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="Wan text-to-video with a Pusa LoRA, or SkyReels-V2-DF as it is; for Wan2.2 A14B the high-noise "
+                    "model.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the video shows; by frame with Pusa Prompt From Frame."),
                 io.Conditioning.Input("negative", tooltip="What it should not show; unused at cfg 1."),
                 io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
@@ -118,7 +129,7 @@ class PusaLongVideo(io.ComfyNode):
                     "keyframes",
                     optional=True,
                     tooltip="From the Pusa keyframe nodes. Those at the start are where the video begins and stay as they "
-                    "are; later ones are met on the way, with their noise multiplier.",
+                    "are; later ones are met on the way, with their noise multiplier, and hold their pictures.",
                 ),
                 io.Model.Input(
                     "low_noise_model",
@@ -126,6 +137,7 @@ class PusaLongVideo(io.ComfyNode):
                     tooltip="Wan2.2 A14B's low-noise model with its Pusa LoRA. Every evaluation then takes both models.",
                 ),
                 boundary_input("Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875."),
+                latent_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The file that was written."),
@@ -138,28 +150,69 @@ class PusaLongVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, vae, width, height, length, fps, seed, cfg, moving_frames, steps, shift, blend,
-        resize, filename_prefix, keyframes=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
+        resize, filename_prefix, keyframes=None, low_noise_model=None, boundary=EXPERT_BOUNDARY, latent=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(model=model, vae=vae, low_noise_model=low_noise_model)
-        check_vae(vae, width, height)
-        frames, stride = latent_length(length), vae.spacial_compression_encode()
-        shape = (1, vae.latent_channels, height // stride, width // stride)
-        staircase = Staircase(steps * moving_frames, shift, steps, window=Window(moving_frames + 2, (0,)))
-        placed, notes = place_keyframes(keyframes or [], frames, image_encoder(vae, width, height, resize))
+        check_wires(model=model, vae=vae, low_noise_model=low_noise_model, latent=latent)
+        if latent is None:
+            video = _of_keyframes(keyframes or [], vae, width, height, length, resize)
+        else:
+            check_one_source(keyframes)
+            video = _of_latent(latent)
         process_in = model.model.latent_format.process_in
-        given = {i: (process_in(p.latent.float().cpu()), p.multiplier) for i, p in placed.items()}
+        given = {i: (process_in(clean.float().cpu()), m) for i, (clean, m) in video.given.items()}
+        staircase = Staircase(steps * moving_frames, shift, steps, window=Window(moving_frames + 2, (0,)))
         guidance = Guidance(prompts_by_frame(positive, blend), negative, cfg, boundary)
         models = [m for m in (model, low_noise_model) if m is not None]
-        progress = _Progress(cls, frames - leading(given), staircase, len(models))
-        studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
-        plain = [*shape, frames, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
-        folder = RollFolder(_folder_of(plain, positive, negative, given, models))
-        before = folder.load(leading(given))
-        roll = Roll(staircase, frames, given, studio, before)
-        saved = _move(_write(roll, folder, fps, max(leading(given), before.frames), progress), filename_prefix, width, height)
+        plain = [*video.shape, video.frames, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
+        folder, start = RollFolder(_folder_of(plain, positive, negative, given, models)), leading(given)
+        before = folder.load(start)
+        warn_beyond_training(model, next(segments(staircase, start, video.frames)).plan({}, {}))
+        progress = _Progress(cls, staircase, start, video.frames, len(models), before)
+        model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
+        studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
+        roll = Roll(staircase, video.frames, given, studio, before)
+        saved = _move(_write(roll, folder, fps, max(start, before.frames), progress), filename_prefix, width, height)
         folder.remove()
         shown = ui.SavedResult(saved.name, _subfolder(saved), io.FolderType.output)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(saved)), keyframes_report(notes), ui=ui.PreviewVideo([shown]))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(saved)), keyframes_report(video.notes), ui=ui.PreviewVideo([shown]))
+
+
+@dataclass(frozen=True)
+class _Video:
+    """What is to be made.
+
+    Attributes:
+        shape: of its latents without frames, (1, C, h, w).
+        frames: latent frames.
+        given: the VAE's latent (1, C, 1, h, w) and the noise multiplier of the frames that are given; they hold.
+        notes: what was placed where.
+    """
+
+    shape: tuple[int, int, int, int]
+    frames: int
+    given: dict[int, tuple[Tensor, float]]
+    notes: tuple[str, ...]
+
+
+def _of_keyframes(keyframes: Sequence[Keyframe], vae, width: int, height: int, length: int, resize: str) -> _Video:
+    check_vae(vae, width, height)
+    frames, stride = latent_length(length), vae.spacial_compression_encode()
+    held = [replace(keyframe, behaviour="hold") for keyframe in check_keyframes(keyframes)]
+    placed, notes = place_keyframes(held, frames, image_encoder(vae, width, height, resize))
+    shape = (1, vae.latent_channels, height // stride, width // stride)
+    return _Video(shape, frames, {i: (p.latent, p.multiplier) for i, p in placed.items()}, notes)
+
+
+def _of_latent(latent: dict) -> _Video:
+    plan = planned(latent)
+    batch, channels, frames, height, width = latent["samples"].shape
+    if batch > 1:
+        raise fault(
+            "The latent is a batch of {batch} videos, but a long video is made alone: set batch_size to 1.", batch=batch
+        )
+    kept = {i: frame.multiplier for i, frame in enumerate(plan.schedule.frames) if frame.needs_clean_latent}
+    given = {} if plan.clean is None else {i: (plan.clean[:, :, i : i + 1], m) for i, m in kept.items()}
+    return _Video((1, channels, height, width), frames, given, plan.notes)
 
 
 def _folder_of(plain: list, positive, negative, given: dict, models: list) -> Path:
@@ -198,19 +251,29 @@ def _subfolder(path: Path) -> str:
 
 
 class _Progress:
-    """Frames done and time left, on the node."""
+    """Frames done and time left, on the node.
 
-    def __init__(self, node: type[io.ComfyNode], count: int, staircase: Staircase, models: int):
-        self.node, self.frames, self.start = node, count, time.monotonic()
-        self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(count), 1) * models)
+    Args:
+        given, frames: latent frames that are given at the start, and of the video.
+        models: that are asked at each evaluation.
+        before: where an earlier run of the video stopped, which is where the bar begins.
+    """
 
-    def evaluated(self) -> None:
-        self.bar.update(1)
+    def __init__(
+        self, node: type[io.ComfyNode], staircase: Staircase, given: int, frames: int, models: int, before: Progress
+    ):
+        self.node, self.left, self.start = node, frames - max(given, before.frames), time.monotonic()
+        done = sum(len(segment.grid) - 1 for segment in islice(segments(staircase, given, frames), before.segments))
+        self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(frames - given), 1) * models)
+        self.bar.update_absolute(done * models)
+
+    def evaluated(self, preview: Preview | None) -> None:
+        self.bar.update_absolute(self.bar.current + 1, preview=preview)
 
     def made(self, frames: int, new: int) -> None:
         if new < 1:
             return
-        left = (time.monotonic() - self.start) / new * (self.frames - new)
+        left = (time.monotonic() - self.start) / new * (self.left - new)
         text = say("{frames} frames; about {time} left", frames=pixel_length(frames), time=_spoken_time(left))
         server = running_server()
         if server is not None and self.node.hidden is not None:

@@ -16,6 +16,7 @@ from ..pusa_core.hosts.comfyui import (
     plan_latent,
     with_preview_colours,
 )
+from ..pusa_core.hosts.comfyui.checks import warn_beyond_training
 from ..pusa_core.messages import say
 from ..pusa_core.plan import plan_clip
 from ..pusa_core.resize import RESIZE
@@ -128,6 +129,7 @@ class PusaApplySchedule(io.ComfyNode):
     @classmethod
     def execute(cls, model, schedule) -> io.NodeOutput:
         check_wires(model=model, schedule=schedule)
+        warn_beyond_training(model, schedule)
         model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
         return io.NodeOutput(apply_schedule(model, schedule))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .messages import fault, mark
+from .messages import fault, mark, say
+from .plan import Plan
 
 VAES = {
     16: mark("wan_2.1_vae.safetensors (for Wan2.1 and Wan2.2-A14B)"),
@@ -23,6 +24,7 @@ class Checkpoint:
         channels: of its latents.
         obstacle: why it cannot take a timestep for every latent frame; empty if it can.
         lora: where its Pusa LoRA comes from; empty if there is none to be had.
+        native: what it was trained to do as it is, without a Pusa LoRA; empty if plain text to video is all.
         experts: 2 where a high-noise and a low-noise model share the sigmas.
     """
 
@@ -31,6 +33,7 @@ class Checkpoint:
     channels: int = 16
     obstacle: str = ""
     lora: str = ""
+    native: str = ""
     experts: int = 1
 
     @property
@@ -38,7 +41,8 @@ class Checkpoint:
         return not self.obstacle
 
 
-PUBLISHED, TRAINED = "published", "train one"
+PUBLISHED, TRAINED, NEEDLESS = "published", "train one", "not needed"
+FIRST_FRAME, ANY_FRAME = "image to video, with noise 0", "all, asynchronous too"
 IMAGE_CHANNELS = "takes its image as extra input channels"
 OWN_TIMESTEPS = "handles timesteps in its own way"
 
@@ -46,7 +50,9 @@ CHECKPOINTS = (
     Checkpoint("Wan2.1 T2V 14B", "WAN21", lora=PUBLISHED),
     Checkpoint("Wan2.1 T2V 1.3B", "WAN21", lora=TRAINED),
     Checkpoint("Wan2.2 T2V A14B", "WAN21", lora=PUBLISHED, experts=2),
-    Checkpoint("Wan2.2 TI2V 5B", "WAN22", channels=48, lora=TRAINED),
+    Checkpoint("Wan2.2 TI2V 5B", "WAN22", channels=48, lora=TRAINED, native=FIRST_FRAME),
+    Checkpoint("SkyReels-V2-DF 14B", "WAN21", lora=NEEDLESS, native=ANY_FRAME),
+    Checkpoint("SkyReels-V2-DF 1.3B, with Pusa Forcing Frame Rate", "WAN21", lora=NEEDLESS, native=ANY_FRAME),
     Checkpoint("Wan2.1 and Wan2.2 I2V", "WAN21", obstacle=IMAGE_CHANNELS),
     Checkpoint("Fun Control and Fun InP", "WAN21", obstacle=IMAGE_CHANNELS),
     Checkpoint("VACE", "WAN21_Vace", obstacle=OWN_TIMESTEPS),
@@ -90,13 +96,30 @@ def check_text_to_video(in_channels: int, out_channels: int) -> None:
         )
 
 
+def beyond_training(checkpoint: Checkpoint, plan: Plan) -> str:
+    """What a plan asks of a checkpoint without a LoRA that it was not trained for, in a sentence; empty if nothing is known.
+
+    Most kinds cannot be told from each other by their weights, so little is.
+    """
+    if checkpoint.native != FIRST_FRAME or plan.is_ordinary:
+        return ""
+    firsts = (schedule.frames[0] for schedule in plan.schedules)
+    if plan.is_straight and not plan.keyframed[:, 1:].any() and all(first.multiplier == 0 for first in firsts):
+        return ""
+    return say(
+        "{name} was trained with one picture as its first frame, without noise, and nothing else: set the noise of frame 0 "
+        "to 0 and take other keyframes out, or load a Pusa LoRA for it.",
+        name=checkpoint.name,
+    )
+
+
 def as_markdown(checkpoints: Iterable[Checkpoint] = CHECKPOINTS) -> str:
     """The table as the README has it."""
-    rows = ["| checkpoint | Pusa | LoRA | VAE |", "| --- | --- | --- | --- |"]
+    rows = ["| checkpoint | Pusa | LoRA | without a LoRA | VAE |", "| --- | --- | --- | --- | --- |"]
     for c in checkpoints:
         works = "yes" + (", two models" if c.experts == 2 else "") if c.works else f"no, it {c.obstacle}"
         vae = VAES[c.channels].partition(" ")[0] if c.works else ""
-        rows.append(f"| {c.name} | {works} | {c.lora or '-'} | {vae or '-'} |")
+        rows.append(f"| {c.name} | {works} | {c.lora or '-'} | {c.native or '-'} | {vae or '-'} |")
     return "\n".join(rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe, check_keyframes
 from .messages import fault, mark, say
-from .schedule import ORDINARY, Behaviour, FrameMap, FrameSchedule
+from .schedule import Behaviour, FrameMap, FrameSchedule
 from .staircase import Staircase
 from .virtual_latent import SAME_SIGMA, ScheduleTable
 
@@ -186,17 +186,44 @@ def plan_clip(
     """
     latents = latent_length(length)
     placed, notes = place_keyframes(keyframes, latents, encode)
-    base = _base_maps(staircase, placed, latents)
-    maps = base | {i: base[i].scaled(p.multiplier, p.behaviour) for i, p in placed.items()}
-    if staircase is not None and staircase.history_noise:
-        given = leading(placed)
-        maps |= {i: staircase.history_map(latents - given) for i in range(given) if placed[i].multiplier == 0}
+    schedule = FrameSchedule.build(latents, {i: FrameMap.line(p.multiplier, p.behaviour) for i, p in placed.items()})
     clean = None
     if placed:
         some = next(iter(placed.values())).latent
         clean = some.new_zeros((1, some.shape[1], latents, *some.shape[3:]))
         clean[:, :, list(placed)] = torch.cat([p.latent for p in placed.values()], dim=2)
-    return Plan((FrameSchedule(tuple(maps.values())),), clean, notes, staircase, 0 if staircase is None else leading(placed))
+    plan = Plan((schedule,), clean, notes)
+    return plan if staircase is None else retimed(plan, staircase)
+
+
+def retimed(plan: Plan, staircase: Staircase) -> Plan:
+    """A plan whose frames take their steps along a staircase; its pictures keep their places, noise and behaviour.
+
+    Raises:
+        ValueError: the clips of a batch begin with different numbers of given frames.
+    """
+    given = {leading([*_given(schedule)]) for schedule in plan.schedules}
+    if len(given) > 1:
+        raise fault("The clips of a batch take their steps at different times: give them all the same kind of schedule.")
+    [start] = given
+    return replace(
+        plan, schedules=tuple(_retimed(s, staircase, start) for s in plan.schedules), staircase=staircase, given=start
+    )
+
+
+def _given(schedule: FrameSchedule) -> dict[int, FrameMap]:
+    """The frames that start from a picture, by latent index."""
+    return {index: frame for index, frame in enumerate(schedule.frames) if frame.needs_clean_latent}
+
+
+def _retimed(schedule: FrameSchedule, staircase: Staircase, start: int) -> FrameSchedule:
+    """Those that are given at the start go with the first that takes steps, or are shown with a little noise."""
+    moving, given = len(schedule) - start, _given(schedule)
+    maps = {i: staircase.map(max(i - start, 0), moving) for i in range(len(schedule))}
+    maps |= {i: maps[i].scaled(frame.multiplier, frame.behaviour) for i, frame in given.items()}
+    if staircase.history_noise:
+        maps |= {i: staircase.history_map(moving) for i in range(start) if given[i].multiplier == 0}
+    return FrameSchedule(tuple(maps.values()))
 
 
 @dataclass(frozen=True)
@@ -234,14 +261,6 @@ def place_keyframes(
 def leading(placed: Collection[int]) -> int:
     """How many frames are given at the clip's start, before any that is made."""
     return next(i for i in count() if i not in placed)
-
-
-def _base_maps(staircase: Staircase | None, placed: Collection[int], latents: int) -> dict[int, FrameMap]:
-    """The ordinary frames' maps; those that are given at the start go with the first that takes steps."""
-    if staircase is None:
-        return dict.fromkeys(range(latents), ORDINARY)
-    given = leading(placed)
-    return {i: staircase.map(max(i - given, 0), latents - given) for i in range(latents)}
 
 
 def _place(keyframe: Keyframe, latents: int) -> tuple[int, ...]:

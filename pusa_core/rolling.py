@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .messages import fault
 from .plan import Plan, leading
-from .schedule import FrameMap, FrameSchedule, pusa_sigmas
+from .schedule import Behaviour, FrameMap, FrameSchedule, pusa_sigmas
 from .staircase import Staircase
 
 HIGH, LOW = 2 / 3, 1 / 3  # of the sampler's sigma, within a segment
@@ -46,20 +46,23 @@ class Segment:
 
         Args:
             clean: latents (B, C, 1, h, w) of frames that are given or finished.
-            multipliers: noise multipliers of frames that are given; 0 where none is named.
+            multipliers: noise multipliers of frames that are given, which hold their pictures; 0 where none is named.
         """
         grid = self.grid.tolist()
         shares = [multipliers.get(frame, 0.0) if frame in clean else 1.0 for frame in self.frames]
-        maps = tuple(_map(grid, column.tolist(), share) for column, share in zip(self.sigmas.T, shares))
+        maps = tuple(
+            _map(grid, column.tolist(), share, "hold" if frame in clean else "evolve")
+            for frame, column, share in zip(self.frames, self.sigmas.T, shares)
+        )
         if not clean:
             return Plan((FrameSchedule(maps),))
         empty = torch.zeros_like(next(iter(clean.values())))
         return Plan((FrameSchedule(maps),), torch.cat([clean.get(frame, empty) for frame in self.frames], dim=2))
 
 
-def _map(grid: list[float], sigmas: list[float], multiplier: float) -> FrameMap:
+def _map(grid: list[float], sigmas: list[float], multiplier: float, behaviour: Behaviour) -> FrameMap:
     knots = {x: multiplier * y for x, y in zip(grid, sigmas)} | {0.0: 0.0, 1.0: multiplier}
-    return FrameMap(tuple(sorted(knots.items())))
+    return FrameMap(tuple(sorted(knots.items())), behaviour)
 
 
 def segments(staircase: Staircase, given: int, frames: int) -> Iterator[Segment]:
@@ -154,7 +157,7 @@ class Roll:
         staircase: with a window.
         frames: latent frames of the video.
         keyframes: clean latent (B, C, 1, h, w) and noise multiplier of latent frames that are given: from those from 0 on
-            without a gap the video goes on; the later ones are met on the way.
+            without a gap the video goes on; the later ones are met on the way, and end on their pictures.
         studio: what the host can do.
 
         progress: where an earlier run of the same video stopped; it goes on from there as if it had not.

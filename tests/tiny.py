@@ -23,7 +23,7 @@ TEXT_DIM = 4096
 FREQ_DIM = 256  # the sinusoidal time embedding of every Wan model
 CLIP_DIM = 1280  # the CLIP vision embedding of Wan2.1 I2V models
 
-VARIANTS = ("t2v", "i2v", "vace", "camera", "camera_2.2", "ref_conv")
+VARIANTS = ("t2v", "i2v", "vace", "camera", "camera_2.2", "ref_conv", "forcing")
 IN_CHANNELS = {"i2v": 36, "camera": 32, "camera_2.2": 36}
 ATTENTION = ("self_attn", "cross_attn")
 
@@ -52,7 +52,8 @@ def write_wan(
     """Writes a Wan checkpoint in the original key layout.
 
     channels: 16 for Wan2.1 and Wan2.2-A14B, 48 for Wan2.2-TI2V-5B. in_channels: 36 with variant "t2v" is Wan2.2's I2V.
-    variant: what ComfyUI detects; "i2v" and "camera" are the Wan2.1 kinds with CLIP vision inputs (7 MB more).
+    variant: what ComfyUI detects; "i2v" and "camera" are the Wan2.1 kinds with CLIP vision inputs (7 MB more). "forcing" has
+        SkyReels-V2-DF-1.3B's frame-rate embedding, which ComfyUI leaves out; its other weights are those of "t2v".
     heads other than dim // 128 or text_dim other than 4096 are told in `config` metadata, which 0.8.0 ignores.
     """
     if variant not in VARIANTS:
@@ -102,6 +103,9 @@ def _wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim) -> S
         for conv in ("conv1", "conv2"):
             key = f"control_adapter.residual_blocks.0.{conv}"
             shapes |= {f"{key}.weight": (dim, dim, 3, 3), f"{key}.bias": (dim,)}
+    if variant == "forcing":
+        shapes |= {"fps_embedding.weight": (2, dim)}
+        shapes |= _linear("fps_projection.0", dim, dim) | _linear("fps_projection.2", 6 * dim, dim)
     if variant == "ref_conv":
         shapes |= {"ref_conv.weight": (dim, channels, 2, 2), "ref_conv.bias": (dim,)}
     return shapes

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from blueprints import blueprints, page_blueprint
+from catalogue import workflows
 from litegraph import as_json, page_workflow, read_definitions
-from recipes import workflows
 
 HERE = Path(__file__).resolve().parent
 SUBGRAPHS = HERE.parent / "subgraphs"

@@ -23,13 +23,13 @@ COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settin
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
-    "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow CLIPLoader",
-    "prompts": "CLIPTextEncode PusaDemoPrompt",
+    "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow PusaForcingFrameRate CLIPLoader",
+    "prompts": "CLIPTextEncode PusaDemoPrompt PusaDemoScene",
     "given": "PusaTimeline LoadImage PusaKeyframe GetVideoComponents PusaVideoKeyframes",
-    "schedule": "PusaSchedule",
+    "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
     "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",
-    "output": "VAEDecode ImageScaleBy CreateVideo SaveVideo",
+    "output": "VAEDecode ImageFromBatch ImageScaleBy CreateVideo SaveVideo PusaLongVideo",
 }
 KINDS = [kind for kinds in PLACES.values() for kind in kinds.split()]
 # Heights where a node has more to show than its inputs: text, pictures, and what later ComfyUIs add.
@@ -39,6 +39,8 @@ HEIGHTS = {
     "PusaTimeline": 580,
     "LoadImage": 322,
     "PusaSchedule": 620,
+    "PusaDiffusionForcing": 700,
+    "PusaLongVideo": 900,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }
@@ -88,8 +90,9 @@ class _Sheet:
 
     def models(self) -> None:
         """Loaders, LoRAs and texts. The LoRA that goes to the sampler is next to it where that takes two models."""
-        pusa, lightning = self.of("PusaLoraLoader", "PusaLoraLoaderHighLow"), self.of("LoraLoaderModelOnly")
-        behind = bool(lightning) or pusa[0].kind == "PusaLoraLoaderHighLow"
+        two, lightning = self.of("PusaLoraLoaderHighLow"), self.of("LoraLoaderModelOnly")
+        pusa = [*two, *self.of("PusaLoraLoader", "PusaForcingFrameRate")]
+        behind = bool(lightning or two)
         ends = [
             self.column(self.of("UNETLoader"), "models", LANE),
             self.column(lightning if behind else pusa, "loras", LANE),
@@ -99,7 +102,10 @@ class _Sheet:
         self.column(self.of("VAELoader"), vae, 0)
         self.column(self.of("CLIPLoader"), "loras", max(ends))
         beside = LANE + 2 * AISLE if self.of("CFGGuider") else LANE + AISLE
-        self.column(self.of(*PLACES["prompts"].split()), "prompts", max(ends) if behind else beside)
+        prompts = self.of("CLIPTextEncode", "PusaDemoPrompt")
+        self.column(prompts, "prompts", max(ends) if behind else beside)
+        for prompt, begins in zip(prompts[1:], self.of("PusaPromptFromFrame")):
+            self.column([begins], "schedule", self.boxes[prompt.id][1])
 
     def bottom(self) -> int:
         return max(y + height for _, y, _, height in self.boxes.values())
@@ -108,11 +114,15 @@ class _Sheet:
         """The timeline, or single nodes that stand for it."""
         y = self.bottom() + AISLE + TITLE
         width = COLUMNS["loras"] + AISLE + COLUMNS["prompts"]
+        width += AISLE + COLUMNS["schedule"] if self.of("PusaPromptFromFrame") else 0
         self.stack(self.of("PusaTimeline"), self.x["loras"], y, width)
         self.column(self.of("LoadImage"), "loras", y)
         for load, keyframe in zip(self.of("LoadImage"), self.of("PusaKeyframe")):
             self.column([keyframe], "prompts", self.boxes[load.id][1])
-        self.column(self.of("PusaSchedule"), "schedule", y)
+        self.column(self.of("PusaSchedule", "PusaDiffusionForcing"), "schedule", y)
+        for scene in self.of("PusaDemoScene"):
+            self.column([scene], "prompts", y)
+            self.column(self.of("PusaKeyframe"), "schedule", y)
 
     def sampling(self) -> None:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
@@ -123,11 +133,17 @@ class _Sheet:
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
 
     def output(self) -> None:
-        x = self.x["output"]
-        for node in self.of(*PLACES["output"].split()):
-            width = COLUMNS["output"] if node.kind == "SaveVideo" else NARROW
-            self.stack([node], x, 0, width)
-            x += width + GAP
+        """Beside each other, or, where a wide schedule leaves less room, all but the last below each other."""
+        *before, last = self.of(*PLACES["output"].split())
+        x = self.x["output"] + 4 * AISLE * bool(self.of("PusaDemoScene"))  # whose link comes from far below
+        if self.of("PusaDiffusionForcing"):
+            self.stack(before, x, 0, NARROW)
+            x += NARROW + AISLE
+        else:
+            for node in before:
+                self.stack([node], x, 0, NARROW)
+                x += NARROW + GAP
+        self.stack([last], x, 0, COLUMNS["output"])
 
 
 def place_of(kind: str) -> str:

@@ -29,7 +29,6 @@ COLOURS = {"Prompt": {"color": "#232", "bgcolor": "#353"}, "Negative prompt": {"
 # What the app calls the inputs that it shows.
 LABELS = {
     "timeline": "Pictures and clips",
-    "text": "Prompt",
     "length": "Frames",
     "seed": "Seed",
     "noise_seed": "Seed",
@@ -204,7 +203,7 @@ def page_workflow(workflow: Workflow) -> dict[str, Any]:
             "ds": view(boxes),
             "linearData": {
                 "inputs": [[node.id, widget] for node, widget in workflow.form],
-                "outputs": [node.id for node in workflow.nodes if node.kind == "SaveVideo"],
+                "outputs": [node.id for node in workflow.nodes if node.kind in ("SaveVideo", "PusaLongVideo")],
             },
         },
         "version": 0.4,

@@ -21,7 +21,28 @@ TIPS = {
     "lightning": "**strength_model** (Lightning LoRA): lower it a little when motion looks stiff. Keep 4 steps and cfg 1.",
     "length": "**length**: 4n+1 frames, 81 is what the model knows best.",
     "demo": "**steps** and **cfg**, and the bars on the timeline (0 keeps a picture): it takes seconds, so try extremes.",
+    "demo_long": "**length**, **moving_frames** (5 is smoother and costs more) and the frames at which prompts begin.",
+    "forcing": "**steps** 30 to 50, **shift** 8 and **cfg** 6 from text, 5 and 5 from an image: SkyReels-V2's own. *Pusa "
+    "KSampler* takes steps and shift from *Pusa Diffusion Forcing*; other samplers than euler need **ar_step** 0.",
+    "asynchronous": "**ar_step** 5 with **causal_block_size** 5 is asynchronous: slower, and SkyReels-V2 found that it may "
+    "follow the prompt better. 0 and 1 is synchronous.",
+    "forcing_size": "Size and **length** are the timeline's: 1280 x 720 and 121 frames for the 720P model, 960 x 544 and 97 "
+    "for 540P; less of both needs less memory.",
+    "moving": "**moving_frames**: 4; 5 is smoother and costs a quarter more. **blend**: frames over which prompts change.",
+    "long": "Size and **length** are the timeline's: as long as you like, the memory does not grow.",
+    "native": "**steps** (20 to 50) and **cfg** 5. Size 1280 x 704 or 704 x 1280, 121 frames at 24 fps; less needs "
+    "less memory.",
     "seed": "**seed** is fixed, so that you see what a setting does; set it to *randomize* for variety.",
+}
+T2V_ONLY = "Use text-to-video (T2V) models, not image-to-video ones."
+# part of a file's name -> what to say instead
+ADVICE = {
+    "SkyReels": "Use diffusion forcing (DF) models, not SkyReels-V2's T2V or I2V ones. [GGUF "
+    "files](https://huggingface.co/ThePun1sher/SkyReels-V2-DF-14B-720P-GGUF) of the 14B model need less memory and load with "
+    "*Unet Loader (GGUF)* of ComfyUI-GGUF.",
+    "ti2v_5B": "ComfyUI says that this model fits 8 GB of GPU memory, with its own offloading. [GGUF "
+    "files](https://huggingface.co/QuantStack/Wan2.2-TI2V-5B-GGUF) need less and load with *Unet Loader (GGUF)* of "
+    "ComfyUI-GGUF.",
 }
 DEMO_WORDS = (
     "The demo model comes with this pack, and the loaders find it there. It knows few words; they are listed at *Pusa Demo "
@@ -35,19 +56,29 @@ def note(w: Workflow, about: str) -> str:
     source = _source(w)
     steps = [{"image": DROP, "clip": DROP_CLIP, "single": LOAD}.get(source), WRITE, RUN]
     todo = "\n".join(f"{number}. {step}" for number, step in enumerate(filter(None, steps), 1))
-    lightning = "LoraLoaderModelOnly" in kinds
-    tips = [source, "alpha", "lightning" if lightning else "steps", "length", "seed"]
-    if "PusaDemoPrompt" in kinds:
-        tips = ["demo", "alpha", "seed"]
-    settings = "\n".join(f"- {TIPS[tip]}" for tip in tips if tip in TIPS)
+    settings = "\n".join(f"- {TIPS[tip]}" for tip in _tips(kinds, source) if tip in TIPS)
     files = DEMO_WORDS if "PusaDemoPrompt" in kinds else _files(w)
     return f"{' '.join(about.split())}\n\n{todo}\n\n## Files\n\n{files}\n\n## Settings to play with\n\n{settings}\n"
 
 
+def _tips(kinds: set[str], source: str) -> list[str]:
+    if "PusaLongVideo" in kinds:
+        return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", "alpha", "moving", "long", "seed"]
+    if "PusaDemoPrompt" in kinds:
+        return ["demo", "alpha", "seed"]
+    if "PusaDiffusionForcing" in kinds:
+        return ["forcing", "asynchronous", "forcing_size", "seed"]
+    if not any(kind.startswith("PusaLora") for kind in kinds):
+        return ["native", "seed"]
+    return [source, "alpha", "lightning" if "LoraLoaderModelOnly" in kinds else "steps", "length", "seed"]
+
+
 def _source(w: Workflow) -> str:
-    """What is given: images, a clip, images by wire, nothing."""
+    """What is given: images, a clip, images by wire, a scene that is drawn, nothing."""
     if any(node.kind == "PusaSchedule" for node in w.nodes):
         return "single"
+    if any(node.kind == "PusaDemoScene" for node in w.nodes):
+        return "scene"
     [timeline] = (node.inputs["timeline"] for node in w.nodes if node.kind == "PusaTimeline")
     return "clip" if '"take"' in timeline else "image" if '"media"' in timeline else "text"
 
@@ -59,4 +90,5 @@ def _files(w: Workflow) -> str:
     for name in (name for name in w.downloads if name in used):
         folders.setdefault(w.downloads[name].folder, []).append(f"- [{name}]({w.downloads[name].url})")
     listed = "\n\n".join("\n".join([f"**models/{folder}**", "", *names]) for folder, names in folders.items())
-    return f"{listed}\n\nUse text-to-video (T2V) models, not image-to-video ones."
+    advice = next((text for part, text in ADVICE.items() if any(part in name for name in used)), T2V_ONLY)
+    return f"{listed}\n\n{advice}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from litegraph import Download, Node, Wire, Workflow
-from notes import note
 
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
@@ -282,8 +280,13 @@ def planned(w: Workflow, given: list | Wire, video: dict[str, Any]) -> Node:
     return timeline
 
 
-def save_video(w: Workflow, latent: Wire, vae: Wire, fps: float, zoom: float | None = None) -> None:
+def save_video(
+    w: Workflow, latent: Wire, vae: Wire, fps: float, zoom: float | None = None, kept: tuple[int, int] | None = None
+) -> None:
+    """Args: kept: the first frame that is saved and their number; all without it."""
     images = w.add("VAEDecode", samples=latent, vae=vae)["IMAGE"]
+    if kept is not None:
+        images = w.add("ImageFromBatch", image=images, batch_index=kept[0], length=kept[1])["IMAGE"]
     if zoom is not None:
         images = w.add("ImageScaleBy", image=images, upscale_method="nearest-exact", scale_by=zoom)["IMAGE"]
     video = w.add("CreateVideo", images=images, fps=fps)["VIDEO"]
@@ -308,11 +311,3 @@ def stock_sampler(w: Workflow, models: dict, texts: dict, plan: Node, steps: int
         sigmas=w.add("PusaSigmas", steps=steps)["sigmas"],
         latent_image=plan["latent"],
     )["output"]
-
-
-def workflows() -> Iterator[Workflow]:
-    for describe, title in TITLES.items():
-        workflow = Workflow(describe.__name__, DOWNLOADS, title=title)
-        describe(workflow)
-        workflow.note = note(workflow, describe.__doc__ or "")
-        yield workflow

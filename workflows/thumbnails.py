@@ -1,4 +1,4 @@
-"""Writes TITLE.jpg beside every workflow, which the page shows: python workflows/thumbnails.py
+"""Writes TITLE.jpg beside every workflow, which the page shows: python workflows/thumbnails.py [name ...]
 
 Each shows what the demo model makes of the workflow's mode, with a scene of its own; frames that were given have a
 border. Needs a ComfyUI, as workflows/demo.py does.
@@ -6,8 +6,10 @@ border. Needs a ComfyUI, as workflows/demo.py does.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 
-from recipes import DEMO_FPS, workflows  # noqa: E402
+from catalogue import workflows  # noqa: E402
+from longer import DEMO_SCENE, DEMO_SEED  # noqa: E402
+from recipes import DEMO_FPS  # noqa: E402
 from samples import write_clip  # noqa: E402
 
 from demo_model.world import LENGTH, draw, scene_of  # noqa: E402
@@ -33,6 +37,8 @@ GIVEN = {
     "extension": [(0, 5)],
     "transition": [(0, 5), (12, 5)],
     "text_to_video": [],
+    "asynchronous": [],
+    "long_video": [(0, 1)],
 }
 HEADINGS = {
     "image_to_video": "Image to video",
@@ -43,6 +49,8 @@ HEADINGS = {
     "extension": "Extend a video",
     "transition": "Transition",
     "text_to_video": "Text to video",
+    "asynchronous": "Text to video",
+    "long_video": "Long video",
 }
 SCENES = {
     "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
@@ -63,26 +71,41 @@ SCENES = {
     "wan22_image_to_video_lightning": "a cyan circle moves down quickly on a gradient background",
     "wan22_extension_lightning": "a blue cross moves left quickly on a gradient background",
     "wan21_single_nodes": "a green triangle moves left quickly on a plain background",
+    "demo_long_video": DEMO_SCENE,
+    "wan21_long_video": "a yellow triangle bounces up on a stripes background",
+    "wan22_5b_image_to_video": "a pink circle moves up quickly on a stripes background",
+    "skyreels_image_to_video": "a green cross moves right quickly on a gradient background",
+    "skyreels_start_end": "a red bar moves left quickly on a gradient background",
+    "skyreels_extension": "a cyan circle moves up slowly on a plain background",
+    "skyreels_asynchronous": "a pink bar spins on a gradient background",
 }
 SECOND_SCENE = "a pink circle moves left quickly on a gradient background"  # to which the transition leads
 
 SHOWN = (0, 2, 4, 6, 8, 10, 13, 16)  # frames
 SIDE, FRAME, HOLE = 400, 86, 14
 PAPER, STRIP, INK, BORDER = (27, 29, 36), (8, 9, 12), (240, 241, 245), (255, 205, 64)
-COLOURS = {"no download": (46, 160, 98), "Wan 2.1": (52, 110, 210), "Wan 2.2": (134, 84, 214)}
+COLOURS = {
+    "no download": (46, 160, 98),
+    "Wan 2.1": (52, 110, 210),
+    "Wan 2.2": (134, 84, 214),
+    "Wan 2.2 5B": (134, 84, 214),
+    "SkyReels-V2-DF": (24, 132, 148),
+}
 SPECIAL = (206, 104, 36)  # what else is written
 
 
 def mode_of(name: str) -> str:
     """What a workflow does, without its model."""
-    return name.split("_", 1)[1].removesuffix("_lightning")
+    return name.split("_", 1)[1].removesuffix("_lightning").removeprefix("5b_")
 
 
 def badges(name: str) -> list[str]:
     """What is needed, and what is special."""
-    first = {"demo": "no download", "wan21": "Wan 2.1", "wan22": "Wan 2.2"}[name.split("_")[0]]
-    special = {"lightning": "4 steps", "nodes": "single nodes", "keyframes": "stock samplers"}
-    return [first, *(text for ending, text in special.items() if name.endswith(ending))]
+    if "_5b_" in name:
+        return ["Wan 2.2 5B", "no LoRA"]
+    makers = {"demo": "no download", "wan21": "Wan 2.1", "wan22": "Wan 2.2", "skyreels": "SkyReels-V2-DF"}
+    special = {"lightning": "4 steps", "nodes": "single nodes", "keyframes": "stock samplers", "asynchronous": "async"}
+    return [makers[name.split("_")[0]], *(text for ending, text in special.items() if name.endswith(ending))]
 
 
 # --- what the model makes --------------------------------------------------------------------------------------------
@@ -113,10 +136,36 @@ def prompt_of(name: str, seed: int) -> dict[str, dict]:
     return prompt | {"frames": {"class_type": "PreviewImage", "inputs": {"images": [ids["VAEDecode"], 0]}}}
 
 
+def long_prompt_of(name: str, seed: int) -> dict[str, dict]:
+    """The long demo's prompt with a scene of its own, as long as its prompts say which way the object goes."""
+    prompt = json.loads((PACK / "workflows" / "api" / "demo_long_video.json").read_text(encoding="utf-8"))
+    scene = scene_of(SCENES[name], seed)
+    turns = [frame for frame in range(1, 100) if scene.caption_at(frame) != scene.caption_at(frame - 1)]
+    begins = iter([0, *turns])
+    for node in prompt.values():
+        if node["class_type"] == "PusaPromptFromFrame":
+            node["inputs"]["frame"] = frame = next(begins)
+            prompt[node["inputs"]["conditioning"][0]]["inputs"]["text"] = scene.caption_at(frame)
+        if node["class_type"] == "PusaDemoScene":
+            node["inputs"] |= {"text": SCENES[name], "seed": seed}
+        if node["class_type"] == "PusaLongVideo":
+            long = node["inputs"]
+    long["length"] = (next(begins) - 1) // 4 * 4 + 1
+    key = next(key for key, node in prompt.items() if node["inputs"] is long)
+    frames = {"class_type": "GetVideoComponents", "inputs": {"video": [key, 0]}}
+    return prompt | {"video": frames, "frames": {"class_type": "PreviewImage", "inputs": {"images": ["video", 0]}}}
+
+
 def made(server: ComfyServer, name: str, seed: int) -> list[Image.Image]:
+    if mode_of(name) == "long_video":
+        return pictures_of(server, long_prompt_of(name, DEMO_SEED))
     large = (frame.resize((384, 384), Image.Resampling.NEAREST) for frame in scene_frames(name, seed))
     write_clip(server.base / "input" / f"{name}.mp4", large, round(DEMO_FPS), 8)
-    paths = server.outputs({"frames": server.run(prompt_of(name, seed)).outputs["frames"]})
+    return pictures_of(server, prompt_of(name, seed))
+
+
+def pictures_of(server: ComfyServer, prompt: dict[str, dict]) -> list[Image.Image]:
+    paths = server.outputs({"frames": server.run(prompt).outputs["frames"]})
     return [Image.open(path).convert("RGB") for path in paths]
 
 
@@ -129,13 +178,14 @@ def card(name: str, frames: list[Image.Image]) -> Image.Image:
     pen = ImageDraw.Draw(image)
     pen.text((SIDE / 2, 71), HEADINGS[mode_of(name)], INK, ImageFont.load_default(36), "mm", stroke_width=1)
     given = {first + i for first, count in GIVEN[mode_of(name)] for i in range(count)}
+    shown = [round(number * (len(frames) - 1) / (LENGTH - 1)) for number in SHOWN]
     for row in range(2):
-        _strip(image, 100 + row * (FRAME + 2 * HOLE + 8), SHOWN[4 * row : 4 * row + 4], frames, given)
+        _strip(image, 100 + row * (FRAME + 2 * HOLE + 8), shown[4 * row : 4 * row + 4], frames, given)
     _chips(pen, badges(name), 373)
     return image
 
 
-def _strip(image: Image.Image, top: int, numbers: tuple[int, ...], frames: list[Image.Image], given: set[int]) -> None:
+def _strip(image: Image.Image, top: int, numbers: Sequence[int], frames: list[Image.Image], given: set[int]) -> None:
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, top, SIDE, top + FRAME + 2 * HOLE - 1), STRIP)
     for left in range(6, SIDE, 24):
@@ -161,11 +211,16 @@ def _chips(pen: ImageDraw.ImageDraw, texts: list[str], middle: int) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="default: all")
+    names = parser.parse_args().names
     comfyui = find_comfyui()
     if comfyui is None:
         sys.exit("No ComfyUI was found: set COMFYUI_PATH to its folder.")
     with ComfyServer(comfyui) as server:
         for seed, workflow in enumerate(workflows()):
+            if names and workflow.name not in names:
+                continue
             picture = card(workflow.name, made(server, workflow.name, seed))
             picture.save(PACK / "workflows" / f"{workflow.title}.jpg", quality=85, optimize=True)
 

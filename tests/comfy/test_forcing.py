@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.comfy.conftest import FRAMES, LENGTH
@@ -14,16 +14,7 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 @pytest.fixture(scope="module")
 def forcing_file(tmp_path_factory):
     """A small Wan with SkyReels-V2-DF-1.3B's frame-rate embedding."""
-    path = tiny.write_wan(tmp_path_factory.mktemp("forcing") / "skyreels.safetensors", seed=1)
-    random = torch.Generator().manual_seed(4)
-    shapes = {
-        "fps_embedding.weight": (2, tiny.DIM), "fps_projection.0.weight": (tiny.DIM, tiny.DIM),
-        "fps_projection.0.bias": (tiny.DIM,), "fps_projection.2.weight": (6 * tiny.DIM, tiny.DIM),
-        "fps_projection.2.bias": (6 * tiny.DIM,),
-    }  # fmt: skip
-    more = {name: torch.randn(shape, generator=random) / 8 for name, shape in shapes.items()}
-    save_file({**load_file(path), **more}, path, {"format": "pt"})
-    return path
+    return tiny.write_wan(tmp_path_factory.mktemp("forcing") / "skyreels.safetensors", variant="forcing", seed=1)
 
 
 def their_output(model, path, row, x, timestep, context):
@@ -85,9 +76,10 @@ def test_the_file_of_another_model(pack, low_noise_wan, forcing_file, monkeypatc
 
 def forcing_schedule(pack, vae, keyframes=None, **changed):  # noqa: F811
     settings = {"steps": 4, "shift": 8.0, "ar_step": 1, "causal_block_size": 1, "causal_attention": False,
-                "addnoise_condition": 0}  # fmt: skip
+                "addnoise_condition": 0, "width": 64, "height": 64, "length": LENGTH, "batch_size": 1,
+                "resize": "crop"}  # fmt: skip
     node = pack.nodes.forcing.PusaDiffusionForcing
-    return node.execute(vae, 64, 64, LENGTH, 1, "crop", keyframes=keyframes, **{**settings, **changed}).args
+    return node.execute(vae=vae, keyframes=keyframes, **{**settings, **changed}).args
 
 
 def keyframe(pack, index=0):
@@ -120,6 +112,37 @@ def test_pictures_at_the_start_are_shown_with_noise(pack, wan, text, vae, ar_ste
     torch.testing.assert_close(made[:, :, :1], plan.clean[:, :, :1], rtol=0, atol=1e-4)
     first = [t.reshape(FRAMES, -1)[0] for t in seen]  # the embedding of the first frame's timestep
     assert all(torch.allclose(t, first[0], atol=1e-3) for t in first) and len(first) == len(plan.grid) - 1
+
+
+def test_a_latent_of_the_timeline_is_as_good_as_keyframes(pack, vae):  # noqa: F811
+    """Its size, length, batch and pictures are taken; what the node says of them is not looked at."""
+    core, keyframes = pack.pusa_core, [keyframe(pack), keyframe(pack, -1)]
+    size = {"ar_step": 1, "addnoise_condition": 20}
+    latent, plan, _, report, sigmas = forcing_schedule(pack, vae, keyframes, **size)
+    node = pack.nodes.schedule.PusaSchedule
+    planned = node.execute(vae, 64, 64, LENGTH, 1, "crop", keyframes=keyframes).args[0]
+    forced = forcing_schedule(pack, None, latent=planned, width=128, height=32, length=5, **size)
+    assert core.plan.same_plan(forced[1], plan) and forced[3] == report and torch.equal(forced[4], sigmas)
+    assert torch.equal(forced[0]["samples"], latent["samples"])
+
+
+def test_clips_of_a_batch_begin_alike(pack, vae):  # noqa: F811
+    node, schedule = pack.nodes.schedule.PusaBatchLatents, pack.nodes.schedule.PusaSchedule
+    plans = [schedule.execute(vae, 64, 64, LENGTH, 1, "crop", keyframes=k).args[0] for k in ([keyframe(pack)], [])]
+    both = node.execute(*plans).args[0]
+    with pytest.raises(ValueError, match="take their steps at different times"):
+        forcing_schedule(pack, None, latent=both)
+
+
+def test_what_is_connected_to_a_schedule_of_forcing(pack, vae):  # noqa: F811
+    latent = forcing_schedule(pack, vae)[0]
+    for changed, message in (
+        ({"vae": None}, "Neither a VAE nor a latent is connected"),
+        ({"latent": latent, "keyframes": [keyframe(pack)]}, "Both a latent and keyframes are connected"),
+        ({"latent": {"samples": latent["samples"]}}, "does not come straight from Pusa Timeline or Pusa Schedule"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forcing_schedule(pack, **{"vae": vae, **changed})
 
 
 def test_without_pictures_noise_at_the_start_says_nothing(pack, vae):  # noqa: F811

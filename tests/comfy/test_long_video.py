@@ -182,6 +182,77 @@ def test_the_node(pack, make, tmp_path):
     assert not list((tmp_path / "pusa_long_video").iterdir())
 
 
+def test_a_latent_of_the_timeline_is_as_good_as_keyframes(pack, make, vae):
+    """Whose keyframes hold; its size and length are taken."""
+    keyframes = [keyframe(pack, 0), keyframe(pack, 16, 1, 0.3), keyframe(pack, -1, 2)]
+    wanted, report = make(keyframes=keyframes)
+    assert report.count("; hold.") == 3
+    latent = pack.nodes.schedule.PusaSchedule.execute(vae, 64, 64, 29, 1, "crop", keyframes=keyframes).args[0]
+    made, _ = make(latent=latent, width=128, height=32, length=9)
+    assert torch.equal(made, wanted)
+    for changed, message in (
+        ({"keyframes": keyframes, "latent": latent}, "Both a latent and keyframes are connected"),
+        ({"latent": {**latent, "samples": latent["samples"] + 1}}, "does not come straight from"),
+        (
+            {"latent": pack.nodes.schedule.PusaSchedule.execute(vae, 64, 64, 29, 2, "crop").args[0]},
+            "is a batch of 2 videos, but a long video is made alone",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(**changed)
+
+
+def test_a_keyframe_on_the_way_is_held(pack, make, wan, monkeypatch, long_video):
+    """The frame is on the line from its picture to its noise at every evaluation."""
+    plans = []
+    call = long_video._Sampler.__call__
+    monkeypatch.setattr(
+        long_video._Sampler, "__call__", lambda self, model, plan, *rest: plans.append(plan) or call(self, model, plan, *rest)
+    )
+    make(keyframes=[keyframe(pack, 16, 1, 0.3)])
+    noisy = [frame for plan in plans for frame in plan.schedule.frames if 0 < frame.multiplier < 1]
+    assert noisy and {frame.behaviour for frame in noisy} == {"hold"}
+
+
+def test_a_diffusion_forcing_model(pack, make, tmp_path, monkeypatch):
+    """One that needs no Pusa LoRA, with its frame rate."""
+    import folder_paths
+
+    path = tiny.write_wan(tmp_path / "skyreels.safetensors", variant="forcing", seed=1)
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(path))
+    model = pack.nodes.forcing.PusaForcingFrameRate.execute(tiny.load_wan(path), path.name, 24).args[0]
+    pictures, _ = make(model=model, keyframes=[keyframe(pack, 0)])
+    plain, _ = make(keyframes=[keyframe(pack, 0)])
+    assert pictures.shape == plain.shape and not torch.equal(pictures[5:], plain[5:])
+
+
+def test_prompts_by_frame_are_refused_elsewhere(pack, host, wan, vae, text):
+    """In a sampler that takes one clip at once, where they would be mixed."""
+    node, first = pack.nodes.long_video.PusaPromptFromFrame, text.positive
+    alone = node.execute(first, 0).args[0]
+    chain = node.execute(text.negative, 40, alone).args[0]
+    latent, plan, *_ = pack.nodes.schedule.PusaSchedule.execute(vae, 64, 64, 9, 1, "crop", keyframes=[keyframe(pack, 0)]).args
+    sampler = pack.nodes.sampling.PusaKSampler
+
+    def sample(positive, latent):
+        return sampler.execute(wan, positive, text.negative, latent, 1, 1, 1.0, "euler", "pusa", 5.0, 1.0)
+
+    message = r"prompts that begin to hold at frames \[0, 40\] \(Pusa Prompt From Frame\), which only Pusa Long Video"
+    for clip in (latent, {"samples": latent["samples"]}):  # with a schedule and without
+        sample(alone, clip)
+        with pytest.raises(ValueError, match=message):
+            sample(chain, clip)
+    from comfy_extras import nodes_custom_sampler
+
+    guider = nodes_custom_sampler.CFGGuider.execute(host.apply_schedule(wan, plan), chain, text.negative, 1.0).args[0]
+    noise, euler = (
+        nodes_custom_sampler.RandomNoise.execute(3).args[0],
+        nodes_custom_sampler.KSamplerSelect.execute("euler").args[0],
+    )
+    with pytest.raises(ValueError, match=message):
+        nodes_custom_sampler.SamplerCustomAdvanced.execute(noise, guider, euler, torch.tensor([1.0, 0.0]), latent)
+
+
 def test_from_text_alone(make):
     pictures, report = make()
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
@@ -207,7 +278,10 @@ def test_a_video_that_was_stopped_goes_on(pack, make, tmp_path, monkeypatch, lon
     with av.open(str(partial)) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 1  # what was made can be watched
     sampled.count, sampled.most = 0, 100
+    bars = []
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda value, total, *_, **__: bars.append((value, total)))
     again, _ = make()
+    assert bars[0][0] > 0 and bars[0][0] + sampled.count == bars[-1][0] == bars[-1][1]  # the bar begins at what is done
     assert torch.equal(again, whole)
     assert sampled.count < 9
     other, _ = make(seed=2)

@@ -13,20 +13,23 @@ WORKFLOWS = PACK / "workflows"
 path = list(sys.path)
 sys.path.insert(0, str(WORKFLOWS))
 try:
+    import catalogue
     import demo
     import layout
     import litegraph
-    import recipes
 finally:
     sys.path[:] = path  # these add the pack's folder, whose "nodes" is not ComfyUI's
 
-TITLES = {describe.__name__: title for describe, title in recipes.TITLES.items()}
-NAMES = [name for name in TITLES if name.startswith("wan")]
-DEMOS = [name for name in TITLES if name.startswith("demo")]  # with the model that comes with the pack
+TITLES = {describe.__name__: title for describe, title in catalogue.TITLES.items()}
+LONG = [name for name in TITLES if name.endswith("long_video")]
+# with other models than a Wan and its Pusa LoRA
+OTHERS = [name for name in TITLES if name.startswith("skyreels") or "_5b_" in name]
+NAMES = [name for name in TITLES if name.startswith("wan") and name not in (*LONG, *OTHERS)]
+DEMOS = [name for name in TITLES if name.startswith("demo") and name not in LONG]  # with the pack's own model
 RELEASED = PACK / "tests" / "server" / "released"  # workflows as they were saved before there was a timeline
 PREVIEW = 320  # pixels that a sampler grows by
 
-__all__ = ["DEMOS", "NAMES", "PREVIEW", "RELEASED", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph", "recipes"]
+__all__ = ["DEMOS", "LONG", "NAMES", "OTHERS", "PREVIEW", "RELEASED", "TITLES", "WORKFLOWS", "demo", "layout", "litegraph"]
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 
 import av
 
-from tests.server.shared import NAMES, api_of
+from tests.server.shared import LONG, NAMES, OTHERS, api_of
 from tests.server.stand_in import stand_in
 
 LENGTH = 33
@@ -15,7 +15,7 @@ PLANNERS = ("PusaTimeline", "PusaSchedule")
 
 def size_of(name):
     """Each workflow has its own small size, so that none finds another's results in ComfyUI's cache."""
-    index = NAMES.index(name)
+    index = [*NAMES, *OTHERS, *LONG].index(name)
     return 64 + 16 * (index % 4), 48 + 16 * (index // 4)
 
 
@@ -26,12 +26,11 @@ def small(name, **overrides):
     if not name.endswith("lightning"):
         values["steps"] = STEPS
     prompt = stand_in(api_of(name), **{**values, **overrides})
-    for node in prompt.values():
-        if node["class_type"] == "PusaTimeline":
-            items = items_of(prompt)
-            for item in items:
-                item["at"] = min(item["at"], item["at"] * (LENGTH - 1) // 80)
-            set_items(prompt, *items)
+    for key in ids_of(prompt, "PusaTimeline"):
+        length, items = api_of(name)[key]["inputs"]["length"], items_of(prompt)
+        for item in items:
+            item["at"] = min(item["at"], item["at"] * (LENGTH - 1) // (length - 1))
+        set_items(prompt, *items)
     return prompt
 
 

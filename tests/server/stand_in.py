@@ -70,6 +70,8 @@ def tiny_name(name: str, widget: str = "") -> str:
         family = "lightning" if re.search(r"lightning|lightx2v", low) else "pusa"
         part = "5b" if small else expert or "21"
         return f"{family}_{part}.safetensors"
+    if "skyreels" in low and "1_3b" in low:
+        return "wan_forcing.safetensors"
     if "i2v" in low and not small:
         return "wan_i2v.safetensors"
     return f"wan_{'5b' if small else expert or '21'}.safetensors"

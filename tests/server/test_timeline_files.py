@@ -40,5 +40,6 @@ def test_every_word_is_there_and_is_used():
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset["name"])
 def test_presets_are_timelines_of_the_core(preset):
-    items = [{"media": "a.mp4", **slot, "at": 40 if slot["at"] == "middle" else slot["at"]} for slot in preset["slots"]]
+    slots = preset.get("slots", [{"at": 0, "behaviour": preset.get("behaviour")}])  # one without slots is a behaviour
+    items = [{"media": "a.mp4", **slot, "at": 40 if slot["at"] == "middle" else slot["at"]} for slot in slots]
     assert len(parse_timeline(json.dumps({"version": 1, "items": items}))) == len(items)

@@ -15,6 +15,7 @@ from tests.server.conftest import IMAGES
 from tests.server.shared import (
     DEMOS,
     NAMES,
+    OTHERS,
     RELEASED,
     api_of,
     demo,
@@ -45,6 +46,33 @@ def test_workflow_runs(server, name):
     progress = [(value, most) for node, value, most in run.progress if node == sampler]
     assert [event for event in progress if event[0] > 0] == [(i, steps) for i in range(1, steps + 1)]
     assert run.previews and all(image[:2] == b"\xff\xd8" for image in run.previews)  # JPEG
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if "5b" not in name])
+def test_a_workflow_for_diffusion_forcing_runs(server, name):
+    """Its frames take their steps together, or one after another where that is asked for."""
+    prompt = small(name)
+    run = server.run(prompt)
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    left_out = 17 if name == "skyreels_extension" else 0
+    assert video_of(saved)[2:] == (LENGTH - left_out, 24)
+    assert len(run.previews) == (STEPS + 5 if name == "skyreels_asynchronous" else STEPS)  # 9 latent frames are 2 blocks
+
+
+def test_a_long_video_runs(server):
+    """Pictures of a timeline, prompts by frame."""
+    run = server.run(small("wan21_long_video"))
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved)[2:] == (LENGTH, 16)
+    assert run.previews
+
+
+def test_the_demo_long_video_runs_as_it_is(server):
+    prompt = api_of("demo_long_video")
+    run = server.run(prompt)
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    [node] = (node for node in prompt.values() if node["class_type"] == "PusaLongVideo")
+    assert video_of(saved) == (64, 64, node["inputs"]["length"], 8)
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -115,13 +143,15 @@ def test_latent_frames_given_and_made(server):
 
 
 def test_the_5b_model(server):
-    """Wan2.2-TI2V-5B: 48 latent channels, 16 times smaller in space."""
-    prompt = small("wan21_image_to_video", width=64, height=64, length=9)
-    files = {"unet_name": "wan_5b.safetensors", "vae_name": "vae48.pt", "lora_name": "pusa_5b.safetensors"}
-    for node in prompt.values():
-        node["inputs"] |= {widget: name for widget, name in files.items() if widget in node["inputs"]}
-    [saved] = [path for path in server.run(prompt).files if path.suffix == ".mp4"]
+    """Wan2.2-TI2V-5B: 48 latent channels, 16 times smaller in space. Its workflow has no LoRA; one can be loaded."""
+    prompt = small("wan22_5b_image_to_video", width=64, height=64, length=9)
+    lora = {"model": [id_of(prompt, "UNETLoader"), 0], "lora_name": "pusa_5b.safetensors", "alpha": 1.4}
+    prompt["lora"] = {"class_type": "PusaLoraLoader", "inputs": lora}
+    prompt["report"] = {"class_type": "PreviewAny", "inputs": {"source": ["lora", 1]}}
+    run = server.run(prompt)
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved)[:3] == (64, 64, 9)
+    assert "20 of 20" in run.outputs["report"]["text"][0]
 
 
 def test_a_schedule_can_be_drawn_without_sampling(server):

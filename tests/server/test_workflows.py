@@ -11,8 +11,9 @@ from PIL import Image
 
 from environment.comfyui import PACK
 from tests.server.shared import (
-    DEMOS,
+    LONG,
     NAMES,
+    OTHERS,
     TITLES,
     WORKFLOWS,
     api_of,
@@ -53,7 +54,7 @@ def required_choices(name, kind, options=None):
     return [*nested, *(deeper for key, described in nested.items() for deeper in required_choices(key, *described))]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *DEMOS])
+@pytest.mark.parametrize("name", TITLES)
 def test_prompts_have_what_dynamic_inputs_require(server, name):
     """ComfyUI itself is lenient, but tools that check a prompt before they post it (comfy run) refuse it."""
     for node in api_of(name).values():
@@ -97,6 +98,40 @@ def test_published_places_and_noise(name):
     assert [(item["at"], item["noise"]) for item in items_of(api_of(name))] == wanted
 
 
+SKYREELS_AND_5B = {  # shift, cfg, ar_step, causal_block_size, addnoise_condition, size and frames: their makers' own
+    "skyreels_image_to_video": (5.0, 5.0, 0, 1, 0, [1280, 720, 121]),
+    "skyreels_start_end": (5.0, 5.0, 0, 1, 0, [1280, 720, 125]),  # the end image lies behind the video's 121 frames
+    "skyreels_extension": (8.0, 6.0, 0, 1, 20, [1280, 720, 121]),
+    "skyreels_asynchronous": (8.0, 6.0, 5, 5, 0, [960, 544, 97]),
+    "wan22_5b_image_to_video": (5.0, 5.0, 0, 1, 0, [1280, 704, 121]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_settings_of_the_models_makers(name):
+    prompt = api_of(name)
+    values = {(node["class_type"], key): value for node in prompt.values() for key, value in node["inputs"].items()}
+    shift, cfg, ar_step, block, noise, size = SKYREELS_AND_5B[name]
+    assert (values["PusaKSampler", "shift"], values["PusaKSampler", "cfg"]) == (shift, cfg)
+    assert values["CreateVideo", "fps"] == 24
+    assert [values["PusaTimeline", key] for key in ("width", "height", "length")] == size
+    assert all(item["noise"] == 0 for item in items_of(prompt))
+    assert not any(kind.startswith("PusaLora") for kind, _ in values)
+    if name.startswith("skyreels"):
+        keys = ("shift", "steps", "ar_step", "causal_block_size", "addnoise_condition")
+        assert [values["PusaDiffusionForcing", key] for key in keys] == [shift, 30, ar_step, block, noise]
+        latents = (size[2] + 3) // 4
+        assert latents % block == 0  # else their model stops
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_prompts_of_a_long_video_begin_one_after_another(name):
+    prompt = api_of(name)
+    frames = [node["inputs"]["frame"] for node in prompt.values() if node["class_type"] == "PusaPromptFromFrame"]
+    [length] = [node["inputs"]["length"] for node in prompt.values() if node["class_type"] == "PusaLongVideo"]
+    assert frames[0] == 0 and frames == sorted(frames) and frames[-1] < length > 17
+
+
 @pytest.mark.parametrize("name", TITLES)
 def test_every_file_is_there_or_offered(server, name):
     """None opens with a missing picture or clip."""
@@ -130,8 +165,11 @@ def test_as_an_app_it_shows_few_inputs_with_names_that_people_read(name):
         for id, widget in form["inputs"]
     ]
     given = ["Start image", "End image"] if "single" in name else ["Pictures and clips"]
-    assert labels == [*given, "Prompt", "Frames", "Seed"]
-    assert [nodes[id]["type"] for id in form["outputs"]] == ["SaveVideo"]
+    given = given if name != "demo_long_video" else []
+    count = len(ids_of(api_of(name), "PusaPromptFromFrame")) or 1
+    prompts = ["Prompt", *(f"Prompt {number}" for number in range(2, count + 1))]
+    assert labels == [*given, *prompts, "Frames", "Seed"]
+    assert [nodes[id]["type"] for id in form["outputs"]] == ["PusaLongVideo" if name in LONG else "SaveVideo"]
 
 
 # --- where things are ------------------------------------------------------------------------------------------------

@@ -94,8 +94,9 @@ export function readSchedule(text) {
 	return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
 }
 
-/** Places and noise, and how clips are taken; `same` uses one clip for all. */
+/** Places and noise, and how clips are taken; `same` uses one clip for all. One without slots is a behaviour for all items. */
 export const PRESETS = await (await fetch(new URL("presets.json", import.meta.url))).json();
+export const BEHAVIOUR = "hold"; // of what is new
 
 /** An item's place, for a clip or a single picture. */
 export function fitted(item, isClip) {
@@ -110,13 +111,15 @@ function shortened({ at, take, noise }, latents) {
 }
 
 /** A preset's items, of the pictures and clips that are there; what is missing stays an empty place. */
-export function arrange({ slots, same }, items, length, isClip) {
+export function arrange({ slots, same, behaviour = BEHAVIOUR }, items, length, isClip) {
+	if (!slots) return items.map((item) => ({ ...item, behaviour }));
 	const pool = items.filter(isFilled);
 	const latents = latentsOf(length);
 	return slots.map((slot, index) => {
 		const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
 		if (item.at === "middle") item.at = STRIDE * (latents >> 1);
 		if (item.noise.length === 1) item.noise = item.noise[0];
+		item.behaviour = behaviour;
 		const source = pool[same ? 0 : index];
 		return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
 	});

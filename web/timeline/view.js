@@ -1,7 +1,7 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { BEHAVIOUR, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
@@ -138,8 +138,8 @@ export class Timeline {
 		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
 		this.insert(source, latent, latentsOf(frames), t("added"), (at) => {
-			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
-			return { take: at === 0 ? [total - frames, total] : [0, frames], noise }; // at the start it is gone on from
+			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3, behaviour: BEHAVIOUR };
+			return { take: at === 0 ? [total - frames, total] : [0, frames], noise, behaviour: BEHAVIOUR }; // at the start it is gone on from
 		});
 	}
 
@@ -195,8 +195,9 @@ export class Timeline {
 
 	preset(preset) {
 		this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
-		this.selected = this.items[0];
-		this.changed(t(this.items.every(isFilled) ? "arranged" : "arrangedEmpty", { preset: t(preset.name) }));
+		this.selected = this.items[0] ?? null;
+		const words = preset.slots ? (this.items.every(isFilled) ? "arranged" : "arrangedEmpty") : "followed";
+		this.changed(t(words, { preset: t(preset.name) }));
 	}
 
 	pick(latent = null) {
@@ -273,7 +274,7 @@ export class Timeline {
 	}
 }
 
-function presetButton({ name, slots }, onclick) {
+function presetButton({ name, slots = [] }, onclick) {
 	const bars = slots.map(({ at, take }) => {
 		const width = take ? 6 : 3;
 		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });

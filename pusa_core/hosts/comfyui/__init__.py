@@ -5,7 +5,7 @@ sampling: both in one sampler; previews: a sheet of all frames. For programs: fi
 """
 
 from .checks import LATENT_FORMATS, check_channels, check_model, check_single_rank, check_vae
-from .latents import PLAN, image_encoder, join_latents, plan_latent
+from .latents import PLAN, image_encoder, join_latents, plan_latent, planned, retimed_latent
 from .lora import load_pusa_lora
 from .previews import with_preview_colours
 from .sampling import PUSA_SCHEDULER, SAMPLERS, SCHEDULERS, Sampling, sample_clip, sigma_grid
@@ -27,6 +27,8 @@ __all__ = [
     "join_latents",
     "load_pusa_lora",
     "plan_latent",
+    "planned",
+    "retimed_latent",
     "sample_clip",
     "sigma_grid",
     "with_preview_colours",

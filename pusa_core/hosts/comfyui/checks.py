@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import comfy.latent_formats
@@ -11,7 +13,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...capabilities import EXTRA_FRAMES, IMAGE_CHANNELS, OWN_TIMESTEPS, VAES, check_text_to_video, checkpoints_of
+from ...capabilities import (
+    EXTRA_FRAMES,
+    IMAGE_CHANNELS,
+    OWN_TIMESTEPS,
+    VAES,
+    beyond_training,
+    check_text_to_video,
+    checkpoints_of,
+)
 from ...messages import either, fault, mark, say
 from ...plan import Plan
 
@@ -30,6 +40,8 @@ _OTHER = {
 _UNKNOWN = mark(
     "This is the {variant} variant of Wan, the pack does not know: load a plain Wan text-to-video (T2V) checkpoint."
 )
+
+FROM_FRAME = "pusa_from_frame"  # of an entry of a CONDITIONING: the pixel frame at which it begins to hold
 
 # Euler's method, under all its names: the only one that the slopes of a bent map are right for.
 EULER = {"sample_euler"}
@@ -51,6 +63,13 @@ def check_model(model: ModelPatcher) -> None:
         template = _UNKNOWN if kind is None else _OTHER[kind.obstacle]
         raise fault(template, variant=name if kind is None else kind.name)
     check_text_to_video(base.diffusion_model.in_dim, base.diffusion_model.out_dim)
+
+
+def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
+    """Says in the log what a plan asks of a model without a LoRA that it was not trained for, as far as that can be known."""
+    for kind in checkpoints_of(type(model.model).__name__)[:1]:
+        if not model.patches and (warning := beyond_training(kind, plan)):
+            logging.warning(warning)
 
 
 def check_channels(model: ModelPatcher, channels: int) -> None:
@@ -100,8 +119,24 @@ def check_single_rank() -> None:
         )
 
 
+def check_prompts(*conditionings: Iterable[Mapping[str, Any]]) -> None:
+    """Refuses prompts by frame where a clip is sampled at once, which would mix them all.
+
+    Args:
+        conditionings: the options of their entries.
+    """
+    frames = sorted({cond.get(FROM_FRAME, 0) for conds in conditionings for cond in conds})
+    if frames not in ([], [0]):
+        raise fault(
+            "The conditioning has prompts that begin to hold at frames {frames} (Pusa Prompt From Frame), which only Pusa "
+            "Long Video takes one after another: connect one prompt without that node.",
+            frames=frames,
+        )
+
+
 def check_conds(conds: dict[str, list[dict[str, Any]]]) -> None:
-    """Refuses conditionings that add frames."""
+    """Refuses conditionings that add frames, and prompts by frame."""
+    check_prompts(*conds.values())
     for cond in (c for cs in conds.values() for c in cs):
         for key, what in EXTRA_FRAMES.items():
             if key in cond.get("model_conds", {}):

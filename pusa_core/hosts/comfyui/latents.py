@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...frames import latent_length
 from ...messages import fault
-from ...plan import Plan, join_plans, same_plan
+from ...plan import Plan, join_plans, retimed, same_plan
 from ...resize import fit_images
+from ...staircase import Staircase
 from ...virtual_latent import per_frame
 from .checks import LATENT_FORMATS
 
@@ -56,6 +57,31 @@ def plan_latent(vae: Any, plan: Plan, width: int, height: int, length: int, batc
     if plan.clean is not None:
         samples = torch.where(per_frame(plan.keyframed), plan.clean.to(samples), samples)
     return {"samples": samples, PLAN: Planned(plan, samples)}
+
+
+def retimed_latent(latent: dict[str, Any], staircase: Staircase) -> tuple[dict[str, Any], Plan]:
+    """A LATENT of a plan, whose frames take their steps along a staircase, and its plan.
+
+    Raises:
+        ValueError: it does not come straight from a node that plans; see `planned`.
+    """
+    plan = retimed(planned(latent), staircase)
+    return {**latent, PLAN: Planned(plan, latent["samples"])}, plan
+
+
+def planned(latent: dict[str, Any]) -> Plan:
+    """The plan of a LATENT that has not been sampled.
+
+    Raises:
+        ValueError: it has none, has been sampled or changed.
+    """
+    carried: Planned | None = latent.get(PLAN)
+    if carried is None or carried.sigma is not None or not carried.describes(latent["samples"]):
+        raise fault(
+            "The latent does not come straight from Pusa Timeline or Pusa Schedule: connect that node's latent, or keyframes "
+            "instead."
+        )
+    return carried.plan
 
 
 def join_latents(latents: list[dict[str, Any]]) -> tuple[dict[str, Any], Plan]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
+import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
@@ -21,10 +22,11 @@ from ...rolling import Segment, Studio
 from ...streaming import StreamingDecoder
 from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
+from .checks import FROM_FRAME
+from .previews import Preview, preview_of
 from .schedule import apply_schedule
 
 Conditioning = list[Any]  # ComfyUI's
-FROM_FRAME = "pusa_from_frame"  # of an entry of a CONDITIONING: the pixel frame at which it begins to hold
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def prompts_by_frame(conditioning: Conditioning, blend: int) -> Callable[[int], 
     """
     parts: dict[int, Conditioning] = {}
     for entry in conditioning:
-        parts.setdefault(entry[1].get(FROM_FRAME, 0), []).append(entry)
+        options = dict(entry[1])
+        parts.setdefault(options.pop(FROM_FRAME, 0), []).append([entry[0], options])
     begins = sorted(parts)
 
     def at(frame: int) -> Conditioning:
@@ -80,19 +83,20 @@ def long_video_studio(
     seed: int,
     shape: tuple[int, int, int, int],
     low_noise_model: ModelPatcher | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[Preview | None], None] = lambda preview: None,
 ) -> Studio:
     """What ComfyUI can do for a long video.
 
     Args:
         shape: of its latents without frames, (B, C, h, w).
         low_noise_model: with it every evaluation is made by both models, for frames are at high and at low noise at once.
-        progress: called after each evaluation.
+        progress: called after each evaluation, with a sheet of what is in the window, if previews are wanted.
 
     Raises:
         ValueError: the VAE decodes whole clips only.
     """
     form = model.model.latent_format
+    previewer = latent_preview.get_previewer(model.load_device, form)
     decoder = StreamingDecoder(vae.first_stage_model.decoder, lambda latent: vae.decode(form.process_out(latent)))
 
     def noise(frame: int) -> Tensor:
@@ -103,11 +107,14 @@ def long_video_studio(
         return torch.cat([form.process_in(vae.encode(picture[..., :3]).float().cpu()) for picture in pictures])
 
     def sample(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+        def show(x0: Tensor) -> None:
+            progress(preview_of(previewer, plan, x0, model.model_options["transformer_options"]))
+
         clean = plan.clean
         plan = replace(plan, clean=None if clean is None else form.process_out(clean))
         first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
         positive = guidance.positive(pixel_frames(first)[0])
-        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
+        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, show)
         if low_noise_model is None:
             return step(model, plan, segment.grid, latents)
         for i in range(len(segment.grid) - 1):
@@ -125,7 +132,7 @@ class _Sampler:
     negative: Conditioning
     cfg: float
     seed: int
-    progress: Callable[[], None]
+    show: Callable[[Tensor], None]
 
     def __call__(self, model: ModelPatcher, plan: Plan, grid: Tensor, latents: Tensor) -> Tensor:
         """Takes frames along a part of a grid that neither begins at 1 nor ends at 0, as ComfyUI's stages do."""
@@ -139,7 +146,7 @@ class _Sampler:
             self.positive,
             self.negative,
             form.process_out(latents / (1 - grid[0])),
-            callback=lambda *_: self.progress(),
+            callback=lambda step, x0, x, total: self.show(x0),
             disable_pbar=True,
             seed=self.seed,
         )

@@ -18,7 +18,7 @@ from ...plan import Plan
 from ...schedule import pusa_sigmas
 from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
-from .checks import check_channels
+from .checks import check_channels, check_prompts, warn_beyond_training
 from .latents import PLAN, Planned, plan_for
 from .previews import Callback, preview_callback
 from .schedule import CARRIED, applied_plan, apply_schedule, clean_latents
@@ -91,13 +91,15 @@ def sample_clip(
         The LATENT with new samples, which carries the plan on.
 
     Raises:
-        ValueError: the latent is another model's, or was spoilt on its way; see `plan_for`.
+        ValueError: the latent is another model's, or was spoilt on its way, see `plan_for`; or there are prompts by frame.
     """
+    check_prompts(*([options for _, options in conditioning] for conditioning in (positive, negative)))
     models = [model] if low_noise_model is None else [model, low_noise_model]
     plan = plan_for(latent, plan or applied_plan(model), not sampling.add_noise)
     if plan is not None and plan.grid is not None:
         _check_own_grid(sampling, low_noise_model)
     if plan is not None:
+        warn_beyond_training(model, plan)
         models = [apply_schedule(m, plan) for m in models]
     models = [ModelSamplingSD3().patch(m, sampling.shift)[0] for m in models]
     ratios = {key: value for key, value in latent.items() if key.startswith("downscale_ratio")}

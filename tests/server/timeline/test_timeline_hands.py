@@ -20,7 +20,10 @@ def test_three_pictures_a_clip_and_a_ramp_by_hand(hands, files):
     assert [item["at"] for item in items] == [0, 40, 56, -1]
     assert items[2]["take"] == [0, 13] and items[2]["noise"] == [0.1, 0.3, 0.5, 0.7]
     assert [items[i]["noise"] for i in (0, 1, 3)] == [0.3, 0.6, 0.3]
-    assert all(set(item) == {"at", "media", "noise", *(["take"] if i == 2 else [])} for i, item in enumerate(items))
+    assert all(
+        set(item) == {"at", "media", "noise", "behaviour", *(["take"] if i == 2 else [])} for i, item in enumerate(items)
+    )
+    assert {item["behaviour"] for item in items} == {"hold"}
 
 
 def test_by_keys_alone(hands):
@@ -145,6 +148,16 @@ def test_presets_arrange_what_is_there(hands):
     assert "media" not in hands.value()[2] and "drop a file on each empty place" in hands.status()
 
 
+def test_what_is_new_is_held_and_the_published_rule_is_a_preset(hands):
+    hands.new(items=TWO)
+    assert not any("behaviour" in item for item in hands.value())  # what was saved stays as it is
+    hands.browser.get_by_role("button", name="Start-end").first.click()
+    assert [item["behaviour"] for item in hands.value()] == ["hold", "hold"]
+    places = [{key: value for key, value in item.items() if key != "behaviour"} for item in hands.value()]
+    hands.browser.get_by_role("button", name="Published rule").first.click()
+    assert hands.value() == places and "all items follow it" in hands.status()
+
+
 def test_a_connected_picture_gets_a_button_that_places_it(hands):
     hands.new(items=TWO)
     hands.browser.evaluate(
@@ -155,5 +168,5 @@ def test_a_connected_picture_gets_a_button_that_places_it(hands):
     hands.browser.get_by_role("button", name="Add image1").first.click()
     prompt = hands.page.prompt()
     (inputs,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PusaTimeline")
-    assert json.loads(inputs["timeline"])["items"][1] == {"at": 4, "input": 1, "noise": 0.3}
+    assert json.loads(inputs["timeline"])["items"][1] == {"at": 4, "input": 1, "noise": 0.3, "behaviour": "hold"}
     assert prompt[inputs["images.image1"][0]]["class_type"] == "EmptyImage"

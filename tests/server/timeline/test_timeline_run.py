@@ -78,7 +78,7 @@ def chained_nodes(items):
     """A clip from its start on, and pictures."""
     clip, *pictures = items
     settings = {"take": "first", "frame_count": clip["take"][1], "unit": "pixel", "place": "index", "frame_index": 0}
-    noise = {"noise_multipliers": ", ".join(map(str, clip["noise"])), "behaviour": "evolve"}
+    noise = {"noise_multipliers": ", ".join(map(str, clip["noise"])), "behaviour": "hold"}
     nodes = {
         "clip": {"class_type": "LoadVideo", "inputs": {"file": clip["media"]}},
         "frames": {"class_type": "GetVideoComponents", "inputs": {"video": ["clip", 0]}},
@@ -87,7 +87,8 @@ def chained_nodes(items):
     names = ["0", *(str(100 + i) for i in range(1, len(pictures))), "last"]
     for previous, name, item in zip(names, names[1:], pictures):
         nodes[f"{name} picture"] = load(item["media"])
-        nodes[name] = keyframe(f"{name} picture", item["at"], noise_multiplier=item["noise"], previous=[previous, 0])
+        given = {"noise_multiplier": item["noise"], "behaviour": "hold", "previous": [previous, 0]}
+        nodes[name] = keyframe(f"{name} picture", item["at"], **given)
     return nodes
 
 

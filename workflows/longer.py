@@ -1,0 +1,227 @@
+"""More workflows: diffusion forcing, long video, and Wan2.2's 5B model as it is, each a function like those of recipes.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litegraph import Download, Wire, Workflow
+from recipes import (
+    BOAT,
+    CLIP,
+    CLIP_FPS,
+    DEMO,
+    DEMO_ALPHA,
+    DEMO_LORA,
+    DOWNLOADS,
+    KIJAI,
+    NEGATIVE,
+    SCENE,
+    TEXT_ENCODER,
+    VAE,
+    WAN22,
+    at,
+    load_model,
+    planned,
+    pusa_sampler,
+    save_video,
+    wan21,
+)
+
+SKYREELS = "Wan2_1-SkyReels-V2-DF-14B-720P_fp8_e4m3fn.safetensors"
+SKYREELS_SMALL = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
+MODEL_5B, VAE_5B = "wan2.2_ti2v_5B_fp16.safetensors", "wan2.2_vae.safetensors"
+MORE_DOWNLOADS = DOWNLOADS | {
+    name: Download(f"{source}/{name}", folder)
+    for source, folder, names in (
+        (f"{KIJAI}/Skyreels", "diffusion_models", [SKYREELS, SKYREELS_SMALL]),
+        (f"{WAN22}/diffusion_models", "diffusion_models", [MODEL_5B]),
+        (f"{WAN22}/vae", "vae", [VAE_5B]),
+    )
+    for name in names
+}
+
+# SkyReels-V2's and Wan's own sizes.
+SIZE_720P: dict[str, Any] = {"width": 1280, "height": 720, "length": 121}
+SIZE_540P: dict[str, Any] = {"width": 960, "height": 544, "length": 97}
+SIZE_5B: dict[str, Any] = {"width": 1280, "height": 704, "length": 121}
+LONG: dict[str, Any] = {"width": 832, "height": 480, "length": 321}
+OVERLAP = 17  # frames, SkyReels-V2's overlap_history
+SAIL = (
+    "A red paper boat sails across a calm mountain lake at sunrise, the light is rose, ripples spread behind the boat. Flat "
+    "illustration, smooth motion, steady camera.",
+    "A red paper boat sails across a calm mountain lake at dusk, the light is violet, the first stars come out. Flat "
+    "illustration, smooth motion, steady camera.",
+)
+SWAN = (
+    "A graceful white swan swims across a misty lake at dawn, its reflection trembles on the water, it turns its head and "
+    "dips its beak. Photographic, soft light, steady camera."
+)
+# Where the demo's object turns around: it bounces between the edges.
+DEMO_SCENE, DEMO_SEED = "a red circle bounces right on a gradient background", 7
+DEMO_TURNS = (12, 27, 43)
+DEMO_LONG: dict[str, Any] = {"width": 64, "height": 64, "length": 57}
+
+
+# --- diffusion forcing -----------------------------------------------------------------------------------------------
+
+
+def skyreels_image_to_video(w: Workflow) -> None:
+    """One image becomes the first frame of a video, with SkyReels-V2-DF 14B, which needs no Pusa LoRA. For text to video
+    remove the image, and set **shift** to 8 and **cfg** to 6: SkyReels-V2's own settings."""
+    forced(w, SKYREELS, [at(0, BOAT[0], 0)], SCENE, SIZE_720P, shift=5.0, cfg=5.0)
+
+
+def skyreels_start_end(w: Workflow) -> None:
+    """Two images become the first and the last frame of a video, with SkyReels-V2-DF 14B, which needs no Pusa LoRA. A single
+    end image is read as four equal frames: SkyReels-V2 makes the video four frames longer and leaves them out, which *Get
+    Image from Batch* does here; its **length** is four less than the timeline's."""
+    size = {**SIZE_720P, "length": SIZE_720P["length"] + 4}
+    forced(w, SKYREELS, [at(0, BOAT[0], 0), at(-1, BOAT[2], 0)], SCENE, size, shift=5.0, cfg=5.0, cut=4)
+
+
+def skyreels_extension(w: Workflow) -> None:
+    """The last 17 frames of a clip (**overlap_history**) become the first of a new one, which goes on from there, with
+    SkyReels-V2-DF 14B. The model is shown them with a little noise (**addnoise_condition** 20), and they stay as they are. Do
+    it again with what was made, as often as you like: this is how SkyReels-V2 makes long video. The 17 frames are cut off."""
+    given = [at(0, CLIP, 0, [-OVERLAP, None])]
+    forced(w, SKYREELS, given, SCENE, SIZE_720P, shift=8.0, cfg=6.0, addnoise_condition=20, skip=OVERLAP)
+
+
+def skyreels_asynchronous(w: Workflow) -> None:
+    """A video from text with SkyReels-V2-DF 1.3B, whose frames take their steps one after another: each block of 5 latent
+    frames (**causal_block_size**) begins 5 evaluations (**ar_step**) after the one before it. *Pusa Forcing Frame Rate* tells
+    the model its frame rate; it needs the same file as the loader."""
+    forced(w, SKYREELS_SMALL, [], SWAN, SIZE_540P, shift=8.0, cfg=6.0, ar_step=5, causal_block_size=5)
+
+
+# --- long video ------------------------------------------------------------------------------------------------------
+
+
+def demo_long_video(w: Workflow) -> None:
+    """The first picture of a small scene becomes a video of any length, in the memory of a short one, with the small model
+    that comes with the pack: nothing to download, seconds on a CPU. Each prompt says what happens from its frame on: which
+    way the circle goes now."""
+    model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
+    pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)["model"]
+    vae = w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
+    ways = [DEMO_SCENE.replace("right", "left") if i % 2 else DEMO_SCENE for i in range(len(DEMO_TURNS) + 1)]
+    negative = w.add("PusaDemoPrompt", "Negative prompt", text="")["conditioning"]
+    prompts = [w.add("PusaDemoPrompt", prompt_title(i), text=text) for i, text in enumerate(ways)]
+    scene = w.add("PusaDemoScene", text=DEMO_SCENE, seed=DEMO_SEED)
+    start = w.add("PusaKeyframe", image=scene["start_image"], noise_multiplier=0.0)["keyframes"]
+    positive = by_frame(w, [prompt["conditioning"] for prompt in prompts], [0, *DEMO_TURNS])
+    long = w.add(
+        "PusaLongVideo",
+        model=pusa,
+        positive=positive,
+        negative=negative,
+        vae=vae,
+        keyframes=start,
+        fps=8.0,
+        seed=42,
+        filename_prefix=f"video/pusa_{w.name}",
+        **DEMO_LONG,
+    )
+    w.form += [*((prompt, "text") for prompt in prompts), (long, "length"), (long, "seed")]
+
+
+def wan21_long_video(w: Workflow) -> None:
+    """A video of 20 seconds in the memory of a short one, from an image, with another one met on the way and a prompt for
+    each part. What is finished is on disk at once; a video that was stopped goes on when it is queued again."""
+    model = wan21(w)["model"]
+    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
+    vae = w.add("VAELoader", vae_name=VAE)["VAE"]
+    negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)["CONDITIONING"]
+    prompts = [w.add("CLIPTextEncode", prompt_title(i), clip=clip, text=text) for i, text in enumerate(SAIL)]
+    positive = by_frame(w, [prompt["CONDITIONING"] for prompt in prompts], [0, 160])
+    timeline = planned(w, [held(at(0, BOAT[0], 0)), held(at(160, BOAT[1], 0.3))], {"vae": vae, **LONG})
+    long = w.add(
+        "PusaLongVideo",
+        model=model,
+        positive=positive,
+        negative=negative,
+        vae=vae,
+        latent=timeline["latent"],
+        seed=42,
+        filename_prefix=f"video/pusa_{w.name}",
+        **LONG,
+    )
+    w.form += [*((prompt, "text") for prompt in prompts), (timeline, "length"), (long, "seed")]
+
+
+# --- Wan2.2's 5B model -----------------------------------------------------------------------------------------------
+
+
+def wan22_5b_image_to_video(w: Workflow) -> None:
+    """One image becomes the first frame of a video, with Wan2.2's 5B model as it is: it was trained with a clean first frame,
+    so it needs no LoRA, but **noise** 0 and no other pictures. For more of them train a Pusa LoRA."""
+    model = load_model(w, MODEL_5B, None)
+    texts, vae = encoded(w, SCENE, VAE_5B)
+    plan = planned(w, [at(0, BOAT[0], 0)], {"vae": vae, **SIZE_5B})
+    save_video(w, pusa_sampler(w, {"model": model}, texts, plan, 20, 5.0), vae, CLIP_FPS)
+
+
+TITLES = {
+    demo_long_video: "5 Long video (no download)",
+    wan21_long_video: "Long video (Wan 2.1)",
+    wan22_5b_image_to_video: "Image to video, no LoRA (Wan 2.2 5B)",
+    skyreels_image_to_video: "Image to video (SkyReels-V2-DF)",
+    skyreels_start_end: "Start and end image (SkyReels-V2-DF)",
+    skyreels_extension: "Extend a video (SkyReels-V2-DF)",
+    skyreels_asynchronous: "Text to video, asynchronous (SkyReels-V2-DF 1.3B)",
+}
+
+
+# --- their parts -----------------------------------------------------------------------------------------------------
+
+
+def prompt_title(number: int) -> str:
+    return f"Prompt {number + 1}" if number else "Prompt"
+
+
+def held(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "behaviour": "hold"}
+
+
+def by_frame(w: Workflow, texts: list[Wire], frames: list[int]) -> Wire:
+    """Prompts that hold one after another."""
+    previous = None
+    for text, frame in zip(texts, frames, strict=True):
+        previous = w.add("PusaPromptFromFrame", conditioning=text, frame=frame, previous=previous)["conditioning"]
+    assert previous is not None
+    return previous
+
+
+def encoded(w: Workflow, text: str, vae_name: str) -> tuple[dict[str, Any], Wire]:
+    """The texts as inputs of a sampler, and the VAE."""
+    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
+    vae = w.add("VAELoader", vae_name=vae_name)["VAE"]
+    positive = w.add("CLIPTextEncode", "Prompt", clip=clip, text=text)
+    negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)
+    w.form.append((positive, "text"))
+    return {"positive": positive["CONDITIONING"], "negative": negative["CONDITIONING"]}, vae
+
+
+def forced(
+    w: Workflow,
+    model_name: str,
+    given: list[dict[str, Any]],
+    text: str,
+    size: dict[str, Any],
+    *,
+    shift: float,
+    cfg: float,
+    skip: int = 0,
+    cut: int = 0,
+    **settings: Any,
+) -> None:
+    """A workflow with SkyReels-V2-DF; the first `skip` and the last `cut` frames are left out of the video."""
+    model = load_model(w, model_name, None)
+    if model_name == SKYREELS_SMALL:
+        model = w.add("PusaForcingFrameRate", model=model, unet_name=model_name, fps=CLIP_FPS)["model"]
+    texts, vae = encoded(w, text, VAE)
+    timeline = planned(w, given, {"vae": vae, **size})
+    forcing = w.add("PusaDiffusionForcing", latent=timeline["latent"], steps=30, shift=shift, **size, **settings)
+    sampler = w.add("PusaKSampler", seed=42, steps=30, cfg=cfg, shift=shift, latent=forcing["latent"], model=model, **texts)
+    w.form += [(timeline, "length"), (sampler, "seed")]
+    save_video(w, sampler["latent"], vae, CLIP_FPS, kept=(skip, size["length"] - skip - cut) if skip or cut else None)
