@@ -50,6 +50,22 @@ def test_the_frame_rate(pack, forcing_file, text, monkeypatch, fps, row):
     assert not torch.allclose(plain, expected, atol=1e-2)
 
 
+def test_a_model_that_was_not_told_its_frame_rate(pack, forcing_file, wan, vae, monkeypatch, caplog):  # noqa: F811
+    """ComfyUI 0.8.0 does not remember the file."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(forcing_file))
+    model = tiny.load_wan(forcing_file)
+    plan, apply = forcing_schedule(pack, vae)[1], pack.nodes.schedule.PusaApplySchedule.execute
+    with caplog.at_level("WARNING"):
+        apply(wan, plan)
+        apply(pack.nodes.forcing.PusaForcingFrameRate.execute(model, forcing_file.name, 24).args[0], plan)
+        assert "frame rate" not in caplog.text
+        apply(model, plan)
+    said = "put Pusa Forcing Frame Rate behind its loader" in caplog.text
+    assert said == hasattr(model, "cached_patcher_init")
+
+
 @pytest.mark.parametrize(
     "options, message",
     [({"seed": 1}, "has no frame-rate embedding .* leave this node out"), ({"seed": 9}, "has no frame-rate embedding")],

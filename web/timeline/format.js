@@ -94,9 +94,8 @@ export function readSchedule(text) {
 	return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
 }
 
-/** Places and noise, and how clips are taken; `same` uses one clip for all. One without slots is a behaviour for all items. */
+/** Places and noise, and how clips are taken; `same` uses one clip for all. */
 export const PRESETS = await (await fetch(new URL("presets.json", import.meta.url))).json();
-export const BEHAVIOUR = "hold"; // of what is new
 
 /** An item's place, for a clip or a single picture. */
 export function fitted(item, isClip) {
@@ -104,14 +103,14 @@ export function fitted(item, isClip) {
 	return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
 }
 
-/** In a short video a clip gives fewer frames, so that something is left to be made. */
-function shortened({ at, take, noise }, latents) {
+/** In a short video a clip gives fewer frames, so that some are left to make. */
+function shortened({ at, take, noise, ...rest }, latents) {
 	const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
-	return { at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
+	return { ...rest, at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
 }
 
-/** A preset's items, of the pictures and clips that are there; what is missing stays an empty place. */
-export function arrange({ slots, same, behaviour = BEHAVIOUR }, items, length, isClip) {
+/** A preset's items, of what is there; what is missing stays an empty place. */
+export function arrange({ slots, same, behaviour }, items, length, isClip) {
 	if (!slots) return items.map((item) => ({ ...item, behaviour }));
 	const pool = items.filter(isFilled);
 	const latents = latentsOf(length);
@@ -119,7 +118,6 @@ export function arrange({ slots, same, behaviour = BEHAVIOUR }, items, length, i
 		const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
 		if (item.at === "middle") item.at = STRIDE * (latents >> 1);
 		if (item.noise.length === 1) item.noise = item.noise[0];
-		item.behaviour = behaviour;
 		const source = pool[same ? 0 : index];
 		return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
 	});

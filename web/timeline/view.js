@@ -1,7 +1,7 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { BEHAVIOUR, PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
+import { PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy, set } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
@@ -78,7 +78,7 @@ export class Timeline {
 		return Boolean(this.host.settings().pusa_fold);
 	}
 
-	/** Which latent frames are filled, but for those of one item. */
+	/** Which latent frames other items fill. */
 	occupied(without) {
 		const filled = Array(this.latents).fill(false);
 		for (const { item, fits, first, count } of this.places()) if (fits && item !== without) filled.fill(true, first, first + count);
@@ -121,7 +121,7 @@ export class Timeline {
 		if (item) this.say(this.summary(item));
 	}
 
-	/** Adds a picture or clip near a latent frame, or puts it into an empty place there. */
+	/** Adds a picture or clip near a latent frame, or into an empty place there. */
 	async add(source, latent = null) {
 		const { error } = source.media ? await media.learn(source.media) : {};
 		if (error) return this.say(error, true);
@@ -134,12 +134,12 @@ export class Timeline {
 
 	addNew(source, latent) {
 		const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
-		const most = 4 * Math.max(0, this.latents - 2) + 1; // so that something is left to be made
+		const most = 4 * Math.max(0, this.latents - 2) + 1; // some are left to make
 		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
-		this.insert(source, latent, latentsOf(frames), t("added"), (at) => {
-			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3, behaviour: BEHAVIOUR };
-			return { take: at === 0 ? [total - frames, total] : [0, frames], noise, behaviour: BEHAVIOUR }; // at the start it is gone on from
+		this.insert({ ...source, behaviour: "hold" }, latent, latentsOf(frames), t("added"), (at) => {
+			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
+			return { take: at === 0 ? [total - frames, total] : [0, frames], noise }; // at the start goes on from it
 		});
 	}
 
@@ -167,7 +167,7 @@ export class Timeline {
 		this.changedItem(item);
 	}
 
-	/** Takes more latent frames of a clip, or fewer, at its start or end, if that can be. */
+	/** Takes more or fewer latent frames of a clip, at its start or end, if it can. */
 	trim(item, atStart, more) {
 		const [at, total] = [this.placeOf(item), media.totalOf(item)];
 		const frames = item.take && taken(item, total);
@@ -195,8 +195,8 @@ export class Timeline {
 
 	preset(preset) {
 		this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
-		this.selected = this.items[0] ?? null;
-		const words = preset.slots ? (this.items.every(isFilled) ? "arranged" : "arrangedEmpty") : "followed";
+		this.selected = this.items[0];
+		const words = !preset.slots ? "followed" : this.items.every(isFilled) ? "arranged" : "arrangedEmpty";
 		this.changed(t(words, { preset: t(preset.name) }));
 	}
 
@@ -249,7 +249,7 @@ export class Timeline {
 		this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
 	}
 
-	/** Draws what a gesture changes: the canvases, and the item that is dragged. */
+	/** Draws what a gesture changes. */
 	redraw() {
 		if (!this.edges) return;
 		const { width, scroll, edges, selected, ghost, dragged } = this;

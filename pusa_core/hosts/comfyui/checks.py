@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
 import torch
 from comfy.model_patcher import ModelPatcher
+from safetensors import safe_open
 from torch import Tensor
 
 from ...capabilities import (
@@ -41,6 +43,7 @@ _UNKNOWN = mark(
     "This is the {variant} variant of Wan, the pack does not know: load a plain Wan text-to-video (T2V) checkpoint."
 )
 
+RATE_EMBEDDING, RATE_PATCH = "fps_embedding.weight", "diffusion_model.time_projection.1.bias"  # of SkyReels-V2-DF-1.3B
 FROM_FRAME = "pusa_from_frame"  # of an entry of a CONDITIONING: the pixel frame at which it begins to hold
 
 # Euler's method, under all its names: the only one that the slopes of a bent map are right for.
@@ -66,10 +69,29 @@ def check_model(model: ModelPatcher) -> None:
 
 
 def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
-    """Says in the log what a plan asks of a model without a LoRA that it was not trained for, as far as that can be known."""
+    """Says in the log what a plan asks of a model without a LoRA that it was not trained for, as far as that can be known.
+
+    And where a model was not told the frame rate that it was trained with.
+    """
+    if lacks_frame_rate(model):
+        logging.warning(
+            say(
+                "This model was trained with its frame rate, which it was not told: put Pusa Forcing Frame Rate behind its loader."
+            )
+        )
     for kind in checkpoints_of(type(model.model).__name__)[:1]:
         if not model.patches and (warning := beyond_training(kind, plan)):
             logging.warning(warning)
+
+
+def lacks_frame_rate(model: ModelPatcher) -> bool:
+    """Whether a model's file has a frame-rate embedding that is not on it, where ComfyUI remembers the file (0.8.0 does not)."""
+    source = getattr(model, "cached_patcher_init", None)
+    path = Path(str(source[1][0])) if source else Path()
+    if path.suffix not in (".safetensors", ".sft") or not path.is_file() or RATE_PATCH in model.patches:
+        return False
+    with safe_open(path, "pt") as file:
+        return any(name.endswith(RATE_EMBEDDING) for name in file.keys())  # noqa: SIM118  # no mapping
 
 
 def check_channels(model: ModelPatcher, channels: int) -> None:
