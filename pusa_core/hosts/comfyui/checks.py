@@ -76,7 +76,8 @@ def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
     if lacks_frame_rate(model):
         logging.warning(
             say(
-                "This model was trained with its frame rate, which it was not told: put Pusa Forcing Frame Rate behind its loader."
+                "This model was trained with its frame rate, which it was not told: put Pusa Forcing Frame Rate behind its "
+                "loader."
             )
         )
     for kind in checkpoints_of(type(model.model).__name__)[:1]:
@@ -85,7 +86,7 @@ def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
 
 
 def lacks_frame_rate(model: ModelPatcher) -> bool:
-    """Whether a model's file has a frame-rate embedding that is not on it, where ComfyUI remembers the file (0.8.0 does not)."""
+    """Whether a model's file has a frame-rate embedding that is not on it, if ComfyUI remembers the file (0.8.0: no)."""
     source = getattr(model, "cached_patcher_init", None)
     path = Path(str(source[1][0])) if source else Path()
     if path.suffix not in (".safetensors", ".sft") or not path.is_file() or RATE_PATCH in model.patches:
