@@ -74,7 +74,7 @@ class Maker:
         size = moving + 1 + anchor
         staircase = Staircase(moving, SHIFT, 1, window=Window(size, (0,) if anchor else ()))
         guidance, shape = Guidance(self.positive, self.negative, CFG), (len(self.scenes), 16, 8, 8)
-        studio = long_video_studio(self.model, self.demo.vae, guidance, self.seed, shape, None, lambda _: self._count(size))
+        studio = long_video_studio(self.model, self.demo.vae, guidance, self.seed, shape, progress=lambda: self._count(size))
         form = self.model.model.latent_format
         start = torch.cat([form.process_in(self.demo.encode(clip)) for clip in draw(self.scenes, pixel_length(GIVEN))])
         given = {frame: (start[:, :, frame : frame + 1], 0.0) for frame in range(GIVEN)}

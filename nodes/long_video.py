@@ -15,9 +15,8 @@ import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..demo_model.preview import preview_colours
 from ..pusa_core.frames import MAX_LENGTH, latent_length, pixel_length
-from ..pusa_core.hosts.comfyui import check_vae, image_encoder, planned, with_preview_colours
+from ..pusa_core.hosts.comfyui import check_vae, image_encoder, planned
 from ..pusa_core.hosts.comfyui.checks import FROM_FRAME, warn_beyond_training
 from ..pusa_core.hosts.comfyui.long_video import (
     Guidance,
@@ -26,7 +25,6 @@ from ..pusa_core.hosts.comfyui.long_video import (
     prompts_by_frame,
     text_fingerprint,
 )
-from ..pusa_core.hosts.comfyui.previews import Preview
 from ..pusa_core.keyframes import Keyframe, check_keyframes
 from ..pusa_core.messages import fault, say
 from ..pusa_core.plan import leading, place_keyframes
@@ -168,7 +166,6 @@ class PusaLongVideo(io.ComfyNode):
         before = folder.load(start)
         warn_beyond_training(model, next(segments(staircase, start, video.frames)).plan({}, {}))
         progress = _Progress(cls, staircase, start, video.frames, len(models), before)
-        model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
         roll = Roll(staircase, video.frames, given, studio, before)
         saved = _move(_write(roll, folder, fps, max(start, before.frames), progress), filename_prefix, width, height)
@@ -267,8 +264,8 @@ class _Progress:
         self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(frames - given), 1) * models)
         self.bar.update_absolute(done * models)
 
-    def evaluated(self, preview: Preview | None) -> None:
-        self.bar.update_absolute(self.bar.current + 1, preview=preview)
+    def evaluated(self) -> None:
+        self.bar.update(1)
 
     def made(self, frames: int, new: int) -> None:
         if new < 1:

@@ -274,15 +274,15 @@ export class Timeline {
 	}
 }
 
-function presetButton({ name, slots = [] }, onclick) {
-	const bars = slots.map(({ at, take }) => {
+function presetButton({ name, slots }, onclick) {
+	const bars = slots?.map(({ at, take }) => {
 		const width = take ? 6 : 3;
 		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
 	});
-	return button(t(name), onclick, build("i", { class: "glyph" }, ...bars), build("span", {}, t(name)));
+	return button(t(name), onclick, bars ? build("i", { class: "glyph" }, ...bars) : "", build("span", {}, t(name)));
 }
 
-/** Colours for canvases, and the screen's pixels for each of the page's. */
+/** Colours for canvases, and screen pixels for each of the page's. */
 function readTheme(root) {
 	const { color: ink, backgroundColor: paper, outlineColor: accent } = getComputedStyle(root);
 	const scale = (root.getBoundingClientRect().width / root.offsetWidth) * devicePixelRatio || 1;

@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
-import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
@@ -23,7 +22,6 @@ from ...streaming import StreamingDecoder
 from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
 from .checks import FROM_FRAME
-from .previews import Preview, preview_of
 from .schedule import apply_schedule
 
 Conditioning = list[Any]  # ComfyUI's
@@ -83,20 +81,19 @@ def long_video_studio(
     seed: int,
     shape: tuple[int, int, int, int],
     low_noise_model: ModelPatcher | None = None,
-    progress: Callable[[Preview | None], None] = lambda preview: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Studio:
     """What ComfyUI can do for a long video.
 
     Args:
         shape: of its latents without frames, (B, C, h, w).
         low_noise_model: with it every evaluation is made by both models, for frames are at high and at low noise at once.
-        progress: called after each evaluation, with a sheet of what is in the window, if previews are wanted.
+        progress: called after each evaluation.
 
     Raises:
         ValueError: the VAE decodes whole clips only.
     """
     form = model.model.latent_format
-    previewer = latent_preview.get_previewer(model.load_device, form)
     decoder = StreamingDecoder(vae.first_stage_model.decoder, lambda latent: vae.decode(form.process_out(latent)))
 
     def noise(frame: int) -> Tensor:
@@ -107,14 +104,11 @@ def long_video_studio(
         return torch.cat([form.process_in(vae.encode(picture[..., :3]).float().cpu()) for picture in pictures])
 
     def sample(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
-        def show(x0: Tensor) -> None:
-            progress(preview_of(previewer, plan, x0, model.model_options["transformer_options"]))
-
         clean = plan.clean
         plan = replace(plan, clean=None if clean is None else form.process_out(clean))
         first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
         positive = guidance.positive(pixel_frames(first)[0])
-        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, show)
+        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
         if low_noise_model is None:
             return step(model, plan, segment.grid, latents)
         for i in range(len(segment.grid) - 1):
@@ -132,7 +126,7 @@ class _Sampler:
     negative: Conditioning
     cfg: float
     seed: int
-    show: Callable[[Tensor], None]
+    progress: Callable[[], None]
 
     def __call__(self, model: ModelPatcher, plan: Plan, grid: Tensor, latents: Tensor) -> Tensor:
         """Takes frames along a part of a grid that neither begins at 1 nor ends at 0, as ComfyUI's stages do."""
@@ -146,7 +140,7 @@ class _Sampler:
             self.positive,
             self.negative,
             form.process_out(latents / (1 - grid[0])),
-            callback=lambda step, x0, x, total: self.show(x0),
+            callback=lambda *_: self.progress(),
             disable_pbar=True,
             seed=self.seed,
         )

@@ -17,7 +17,6 @@ from ...preview_sheet import PreviewSheet
 
 Colours = tuple[list[list[float]], list[float]]
 Callback = Callable[[int, Tensor, Tensor, int], None]
-Preview = tuple[str, Image.Image, int]  # as ComfyUI sends it: format, picture, its longer side
 COLOURS = "pusa_preview_colours"
 DECODED_CELLS = 2**12  # with its margins no more than the one frame of 832x480 that ComfyUI decodes
 
@@ -46,18 +45,6 @@ def preview_callback(model: ModelPatcher, plan: Plan | None, latent: Tensor, ste
     return lambda step, x0, x, total: bar.update_absolute(step + 1, total, draw(x0))
 
 
-def preview_of(
-    previewer: latent_preview.LatentPreviewer | None, plan: Plan, latent: Tensor, options: dict[str, Any]
-) -> Preview | None:
-    """A sheet of the first video's latent frames; None where no preview is wanted.
-
-    Args:
-        latent: (B, C, F, h, w), as the model sees it.
-        options: the model's transformer_options.
-    """
-    return None if previewer is None else _drawn(previewer, plan, latent, options)(latent)
-
-
 def show_sheet(callback: Callback, plan: Plan, latent: Tensor, options: dict[str, Any]) -> None:
     """Has the callback of a stock sampler node show that sheet as well; any other callback stays as it is.
 
@@ -75,8 +62,8 @@ def show_sheet(callback: Callback, plan: Plan, latent: Tensor, options: dict[str
 
 def _drawn(
     previewer: latent_preview.LatentPreviewer, plan: Plan | None, latent: Tensor, options: dict[str, Any]
-) -> Callable[[Tensor], Preview]:
-    """From latents to a sheet of them."""
+) -> Callable[[Tensor], tuple[str, Image.Image, int]]:
+    """From latents to a preview as ComfyUI sends it: (format, sheet, its longer side)."""
     if COLOURS in options:
         previewer = latent_preview.Latent2RGBPreviewer(*options[COLOURS])
     is_matrix = isinstance(previewer, latent_preview.Latent2RGBPreviewer)
@@ -84,7 +71,7 @@ def _drawn(
     given = [] if plan is None else [i for i, needed in enumerate(plan.schedules[0].needs_clean_latent) if needed]
     sheet = PreviewSheet.of(*latent.shape[2:], given=given, side=latent_preview.MAX_PREVIEW_RESOLUTION, **bound)
 
-    def draw(x0: Tensor) -> Preview:
+    def draw(x0: Tensor) -> tuple[str, Image.Image, int]:
         picture = sheet.draw(previewer.decode_latent_to_preview(sheet.fold(x0)))
         return "JPEG", picture, max(picture.size)
 

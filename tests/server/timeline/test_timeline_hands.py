@@ -154,7 +154,7 @@ def test_what_is_new_is_held_and_the_published_rule_is_a_preset(hands):
     hands.browser.get_by_role("button", name="Start-end").first.click()
     assert [item["behaviour"] for item in hands.value()] == ["hold", "hold"]
     places = [{key: value for key, value in item.items() if key != "behaviour"} for item in hands.value()]
-    hands.browser.get_by_role("button", name="Published rule").first.click()
+    hands.browser.get_by_role("button", name="Published").first.click()
     assert hands.value() == places and "all items follow it" in hands.status()
 
 
