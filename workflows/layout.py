@@ -121,8 +121,8 @@ class _Sheet:
             self.column([keyframe], "prompts", self.boxes[load.id][1])
         self.column(self.of("PusaSchedule", "PusaDiffusionForcing"), "schedule", y)
         for scene in self.of("PusaDemoScene"):
-            self.column([scene], "prompts", y)
-            self.column(self.of("PusaKeyframe"), "schedule", y)
+            self.column([scene], "prompts", y - AISLE + GAP)
+            self.column(self.of("PusaVideoKeyframes"), "schedule", y - AISLE + GAP)
 
     def sampling(self) -> None:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""

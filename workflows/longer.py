@@ -57,7 +57,7 @@ SWAN = (
     "dips its beak. Photographic, soft light, steady camera."
 )
 # Where the demo's object turns around: it bounces between the edges.
-DEMO_SCENE, DEMO_SEED = "a red circle bounces right on a gradient background", 7
+DEMO_SCENE, DEMO_SEED = "a pink circle bounces right on a stripes background", 7
 DEMO_TURNS = (12, 27, 43)
 DEMO_LONG: dict[str, Any] = {"width": 64, "height": 64, "length": 57}
 
@@ -98,7 +98,7 @@ def skyreels_asynchronous(w: Workflow) -> None:
 
 
 def demo_long_video(w: Workflow) -> None:
-    """The first picture of a small scene becomes a video of any length, in the memory of a short one, with the small model
+    """The first 5 frames of a small scene become a video of any length, in the memory of a short one, with the small model
     that comes with the pack: nothing to download, seconds on a CPU. Each prompt says what happens from its frame on: which
     way the circle goes now."""
     model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
@@ -108,7 +108,8 @@ def demo_long_video(w: Workflow) -> None:
     negative = w.add("PusaDemoPrompt", "Negative prompt", text="")["conditioning"]
     prompts = [w.add("PusaDemoPrompt", prompt_title(i), text=text) for i, text in enumerate(ways)]
     scene = w.add("PusaDemoScene", text=DEMO_SCENE, seed=DEMO_SEED)
-    start = w.add("PusaKeyframe", image=scene["start_image"], noise_multiplier=0.0)["keyframes"]
+    given: dict[str, Any] = {"take": "first", "frame_count": 5, "noise_multipliers": "0", "behaviour": "hold"}
+    start = w.add("PusaVideoKeyframes", video=scene["images"], **given)["keyframes"]
     positive = by_frame(w, [prompt["conditioning"] for prompt in prompts], [0, *DEMO_TURNS])
     long = w.add(
         "PusaLongVideo",
@@ -118,7 +119,7 @@ def demo_long_video(w: Workflow) -> None:
         vae=vae,
         keyframes=start,
         fps=8.0,
-        seed=42,
+        seed=5,
         filename_prefix=f"video/pusa_{w.name}",
         **DEMO_LONG,
     )

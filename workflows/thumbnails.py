@@ -38,7 +38,7 @@ GIVEN = {
     "transition": [(0, 5), (12, 5)],
     "text_to_video": [],
     "asynchronous": [],
-    "long_video": [(0, 1)],
+    "long_video": [(0, 5)],
 }
 HEADINGS = {
     "image_to_video": "Image to video",
