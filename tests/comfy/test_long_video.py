@@ -102,23 +102,6 @@ def whole_clip(pack, wan, text, plan, noise, given):
     return form.process_in(sampled)
 
 
-def test_nothing_grows_with_the_video(pack, studio, wan):
-    """The model's input and the latents that are held are as large at the end of a long video as near its start."""
-    core = pack.pusa_core
-    staircase = core.staircase.Staircase(2, 5.0, 1, window=core.staircase.Window(4, (0,)))
-    seen = []
-    handle = wan.model.diffusion_model.patch_embedding.register_forward_hook(
-        lambda m, args, out: seen.append(args[0].shape[2])
-    )
-    try:
-        roll = core.rolling.Roll(staircase, 80, {}, studio(cfg=1.0))
-        held = [len(roll.finished) + len(roll.moving) for _ in roll]
-    finally:
-        handle.remove()
-    assert {*seen} == {4}
-    assert max(held[6:]) <= max(held[:7])
-
-
 def test_two_models(pack, wan, low_noise_wan, studio):
     """Frames above the boundary follow the high-noise model, the others the low-noise one."""
     core = pack.pusa_core
