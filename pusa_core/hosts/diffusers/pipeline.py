@@ -271,8 +271,8 @@ class PusaWanPipeline(WanPipeline):
 
         Args:
             prompt: one, or by the pixel frame at which each begins to hold: `{0: "a boat sails on", 160: "a storm"}`.
-            keyframes: as `__call__` takes them, for one prompt. Those at the start are where the video begins; later ones
-                are met on the way.
+            keyframes: as `__call__` takes them, for one prompt; they hold their pictures. Those at the start are where the
+                video begins; later ones are met on the way.
             num_frames: 4n+1.
             generator: whose seed the noise has.
             moving_frames: latent frames that are denoised at once, each a step behind the one before.
