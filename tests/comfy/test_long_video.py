@@ -236,6 +236,32 @@ def test_prompts_by_frame_are_refused_elsewhere(pack, host, wan, vae, text):
         nodes_custom_sampler.SamplerCustomAdvanced.execute(noise, guider, euler, torch.tensor([1.0, 0.0]), latent)
 
 
+def test_a_clip_on_the_way(pack, make, wan, vae, monkeypatch):
+    """A clip of 4n frames keeps its latents, and with them its motion, in their places."""
+    made, save = {}, pack.pusa_core.roll_files.RollFolder.save
+
+    def watched(self, frame, progress):
+        made[frame.frame] = frame.latent
+        save(self, frame, progress)
+
+    monkeypatch.setattr(pack.pusa_core.roll_files.RollFolder, "save", watched)
+    pictures = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(4))
+    clip = pack.pusa_core.keyframes.clip_keyframe(pictures, 13, "pixel", 0.0)
+    assert "a clip at pixel frame 13: latent frame 4" in make(keyframes=[keyframe(pack, 0), clip])[1]
+    given = pack.pusa_core.hosts.comfyui.image_encoder(vae, 64, 64, "crop")(clip.pictures)[:, :, clip.kept]
+    kept = torch.cat([made[4], made[5]], 2)
+    torch.testing.assert_close(kept, wan.model.latent_format.process_in(given.float()), rtol=0, atol=1e-5)
+
+
+def test_how_pictures_on_the_way_are_met(pack, make, tmp_path):
+    given = [keyframe(pack, 0), keyframe(pack, 17, 1)]
+    changes = ({}, {"on_the_way": "beside"}, {"anchor_distance": 3})
+    in_place, beside, far = (make(keyframes=given, **changed)[0] for changed in changes)
+    assert torch.equal(beside[:5], in_place[:5])  # made before it is in the window
+    differ = [(other[17:] - in_place[17:]).abs().mean().item() for other in (beside, far)]
+    assert min(differ) > 1e-3
+
+
 def test_from_text_alone(make):
     pictures, report = make()
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
