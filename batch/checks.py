@@ -23,12 +23,13 @@ from pusa_core.frames import (
 )
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
 from pusa_core.lora import read_lora
-from pusa_core.plan import plan_clip
+from pusa_core.plan import place_keyframes, plan_clip
 from pusa_core.schedule import pusa_sigmas
 from pusa_core.video_files import frame_rate
 from pusa_core.wan import PATCH
 
 from .jobs import JOB, PIXELS, FramesOf, ImageAt, Job
+from .kinds import staircase_of
 from .settings import DEMO, Models
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -51,15 +52,21 @@ def check_job(job: Job, models: Models, lengths: Mapping[str, int]) -> None:
     if model == DEMO:
         from demo_model.text import encode
 
-        encode(job.prompt), encode(job.negative_prompt)
+        for text in (job.prompt, job.negative_prompt, *(later.prompt for later in job.prompts)):
+            encode(text)
     pusa_sigmas(job.steps, job.shift)
+    staircase = staircase_of(job)
     for keyframe in job.keyframes:
         if isinstance(keyframe, ImageAt):
             _check_picture(Path(keyframe.image))
         elif not keyframe.video.startswith(JOB):
             _check_video(Path(keyframe.video))
     placed = [_placeholder(keyframe, job.length, lengths) for keyframe in job.keyframes]
-    plan_clip([keyframe for keyframe in placed if keyframe is not None], job.length, _placeholder_latents)
+    known = [keyframe for keyframe in placed if keyframe is not None]
+    if job.kind == "long":
+        place_keyframes(known, latent_length(job.length), _placeholder_latents)
+    else:
+        plan_clip(known, job.length, _placeholder_latents, staircase)
 
 
 def _check_size(job: Job, model: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 from typing import Any, Protocol
 
 
@@ -39,6 +40,9 @@ class Folder(Protocol):
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """A context with the path of a file to read."""
+
+    def on_the_way(self, name: str) -> Path:
+        """A folder for what a video that takes long needs to be gone on with; nobody else writes there."""
 
 
 def open_folder(address: str | Path) -> Folder:
@@ -116,6 +120,9 @@ class LocalFolder:
     def local(self, name: str) -> Iterator[Path]:
         yield self.path / name
 
+    def on_the_way(self, name: str) -> Path:
+        return self.path / f"{name}.part"
+
 
 @dataclass(frozen=True)
 class RemoteFolder:
@@ -178,3 +185,8 @@ class RemoteFolder:
             file = Path(here, name)
             self.files.get_file(self._at(name), str(file))
             yield file
+
+    def on_the_way(self, name: str) -> Path:
+        """On this machine."""
+        address = hashlib.sha256(self.address.encode()).hexdigest()[:16]
+        return Path(gettempdir(), f"pusa_batch_{address}", name)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,15 @@ REPORT = "report"  # report.json lies beside the sidecars
 PIXELS = 16  # a token is two latents wide, a latent eight pixels
 JOB = "job:"  # before the name of the job whose video is meant
 FPS = (0.1, 1000)
+KINDS: dict[str, dict[str, Any]] = {  # what each kind of job has beside a clip's settings, and other defaults of these
+    "clip": {},
+    "long": {"steps": 1, "prompts": [], "moving_frames": 4, "blend": 8, "anchor_distance": 1, "keyframes_beside": False},
+    "forcing": {
+        "steps": 30, "shift": 8.0, "ar_step": 0, "causal_block_size": 1, "causal_attention": False, "addnoise_condition": 0,
+    },
+}  # fmt: skip
+KINDS_OF_ALL = {"steps", "shift"}
+LISTS = ("keyframes", "prompts")
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,22 @@ class FramesOf:
 
 
 @dataclass(frozen=True)
+class PromptFrom:
+    """What holds from a pixel frame on."""
+
+    prompt: str
+    frame: int
+
+
+@dataclass(frozen=True)
 class Job:
     """One video; sizes in pixels, `length` in frames, 4n+1.
 
     Attributes:
         name: of the video's file.
+        kind: a clip; a long video, see `PusaWanPipeline.long_video`; or one for diffusion forcing models.
+        prompts: of a long video, after `prompt`, which holds at its start.
+        ar_step, causal_block_size, causal_attention, addnoise_condition: of diffusion forcing, as SkyReels-V2 calls them.
         fit: how pictures of another size are fitted, see `pusa_core.resize.fit_images`.
         model: this and all below as in `Models`; None is the command's.
     """
@@ -90,6 +110,16 @@ class Job:
     seed: int = 0
     fps: float = 16.0
     fit: Literal["crop", "letterbox", "stretch"] = "crop"
+    kind: Literal["clip", "long", "forcing"] = "clip"
+    prompts: tuple[PromptFrom, ...] = ()
+    moving_frames: int = 4
+    blend: int = 8
+    anchor_distance: int = 1
+    keyframes_beside: bool = False
+    ar_step: int = 0
+    causal_block_size: int = 1
+    causal_attention: bool = False
+    addnoise_condition: int = 0
     model: str | None = None
     lora: str | None = None
     alpha: float | None = None
@@ -117,7 +147,10 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """The job as plain values, which `read_job` reads again."""
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        others = {name for kind in KINDS for name in KINDS[kind]} - {*KINDS_OF_ALL, *KINDS[self.kind]}
+        if self.kind == "clip":
+            others.add("kind")
+        given = {name: value for name, value in asdict(self).items() if value is not None and name not in others}
         return json.loads(json.dumps(given))
 
 
@@ -138,16 +171,37 @@ def read_job(given: Mapping[str, Any], folder: Path) -> Job:
     Raises:
         ValueError: what is wrong with it.
     """
-    given = dict(given)
-    keyframes = given.pop("keyframes", [])
-    if not isinstance(keyframes, list):
-        raise ValueError('"keyframes" must be a list of objects.')
+    given = _with_kind(given)
+    lists = {name: given.pop(name, []) for name in LISTS}
+    for name, entries in lists.items():
+        if not isinstance(entries, list):
+            raise ValueError(f'"{name}" must be a list of objects.')
     job = _checked(Job, given)
     _check_name(job.name)
     _check_numbers(job)
-    placed = tuple(_keyframe(keyframe, folder) for keyframe in keyframes)
+    placed = tuple(_keyframe(keyframe, folder) for keyframe in lists["keyframes"])
+    prompts = tuple(_checked(PromptFrom, prompt) for prompt in lists["prompts"])
+    _check_prompts(prompts, job.length)
     files = {name: getattr(job, name) for name in FILES}
-    return replace(job, keyframes=placed, **resolve_files(files, folder))
+    return replace(job, keyframes=placed, prompts=prompts, **resolve_files(files, folder))
+
+
+def _with_kind(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings with what its kind has for them where they lack it."""
+    kind = _value("kind", given.get("kind", "clip"), _hints(Job)["kind"])
+    for other, settings in KINDS.items():
+        for name in settings.keys() & given.keys() - KINDS[kind].keys() - KINDS_OF_ALL:
+            raise ValueError(f'"{name}" is for jobs with "kind": "{other}", but this one is "{kind}".')
+    return {**KINDS[kind], **given}
+
+
+def _check_prompts(prompts: Sequence[PromptFrom], length: int) -> None:
+    frames = [prompt.frame for prompt in prompts]
+    for frame in frames:
+        if not 0 < frame < length:
+            raise ValueError(f'A prompt has "frame": {frame}; it must be from 1 to {length - 1}, the last of the video.')
+        if frames.count(frame) > 1:
+            raise ValueError(f'Two prompts have "frame": {frame}: give each its own.')
 
 
 def _check_name(name: str) -> None:
@@ -158,7 +212,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(job: Job) -> None:
-    for what in ("width", "height", "length", "steps", "shift", "fps"):
+    for what in ("width", "height", "length", "steps", "shift", "fps", "moving_frames", "anchor_distance"):
         if not getattr(job, what) > 0:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be greater than 0.')
     for what in ("width", "height"):
@@ -203,11 +257,13 @@ def _existing(source: str, folder: Path) -> str:
     return str((folder / source).resolve())
 
 
-def _checked(kind: type, given: dict[str, Any]) -> Any:
+def _checked(kind: type, given: Any) -> Any:
     """A dataclass from plain values of the right types."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{json.dumps(given)[:60]} must be an object of settings.")
     hints = _hints(kind)
     for key in given:
-        if key not in hints or key == "keyframes":
+        if key not in hints or key in LISTS:
             near = difflib.get_close_matches(key, hints, 1)
             raise ValueError(f'"{key}" is no setting{f", did you mean {near[0]}?" if near else "; use " + ", ".join(hints)}')
     missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in given]
@@ -231,6 +287,6 @@ def _value(key: str, value: Any, hint: Any) -> Any:
     if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        wanted = {int: "a whole number", float: "a number", str: "text"}[kind]
+        wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
         raise ValueError(f'"{key}" is {json.dumps(value)[:60]}; it must be {wanted}.')
     return value

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -25,14 +26,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pusa_core.frames import TEMPORAL_STRIDE
-from pusa_core.hosts.diffusers import PusaScheduler, PusaWanPipeline
+from pusa_core.hosts.diffusers import LongVideo, PusaScheduler, PusaWanPipeline
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import Plan
 from pusa_core.resize import fit_images
+from pusa_core.schedule import pusa_sigmas
 from pusa_core.video_files import read_frames, write_video
 
 from .folder import Folder, RunStopped
 from .jobs import JOB, FramesOf, ImageAt, Job
+from .kinds import staircase_of
 from .models import OpenModels
 from .settings import WEIGHTS, Models
 
@@ -108,19 +111,39 @@ class Maker:
         with ExitStack() as local:
             paths = {f"{JOB}{need}": local.enter_context(self.folder.local(video_name(need))) for need in job.needs}
             inputs = {name: digest(path) for name, path in paths.items()}
-            pictures, plan = sample(pipe, job, paths)
+            pictures, about = self._sampled(pipe, job, paths, models.processes == 1)
         files = [path for path in [*job.inputs, *models.files] if path.is_file()]
         metadata = {
             "key": made_from, "job": job.settings(), "models": asdict(models),
-            "inputs": inputs | {str(path): digest(path) for path in files}, "schedule": json.loads(plan.schedule.to_json()),
-            "notes": plan.notes, "sigmas": [float(s) for s in pipe.scheduler.sigmas], "versions": versions(),
-            "machine": platform.node(), "made": datetime.now(timezone.utc).isoformat(),
-            "seconds": round(time.monotonic() - start, 2),
+            "inputs": inputs | {str(path): digest(path) for path in files}, **about, "versions": versions(),
+            "machine": platform.node(),
         }  # fmt: skip
         if is_writer():  # every process of a split video has all of it
-            save(self.folder, job, pictures, metadata)
+            save(self.folder, job, pictures, metadata, start)
+        else:
+            deque(pictures, 0)
+        shutil.rmtree(self.folder.on_the_way(job.name), ignore_errors=True)
         if models.processes > 1:
             torch.distributed.barrier()  # the others are to see it when they ask what is there
+
+    def _sampled(
+        self, pipe: PusaWanPipeline, job: Job, paths: Mapping[str, Path], goes_on: bool
+    ) -> tuple[Iterable[Tensor], dict[str, Any]]:
+        """A job's pictures, (T, H, W, 3) at a time, and what the sidecar says of how they were made.
+
+        Args:
+            goes_on: keep what a long video needs to be gone on with.
+        """
+        if job.kind == "long":
+            video = long_video(pipe, job, paths, self.folder.on_the_way(job.name) if goes_on else None)
+            return map(_finite, video), {
+                "notes": video.notes,
+                "sigmas": pusa_sigmas(job.steps * job.moving_frames, job.shift).tolist(),
+            }
+        pictures, plan = sample(pipe, job, paths)
+        sigmas = pipe.scheduler.sigmas if plan.grid is None else plan.grid
+        about = {"schedule": json.loads(plan.schedule.to_json()), "notes": plan.notes, "sigmas": [float(s) for s in sigmas]}
+        return [pictures], about
 
 
 def sample(pipe: PusaWanPipeline, job: Job, videos: Mapping[str, Path]) -> tuple[Tensor, Plan]:
@@ -133,19 +156,46 @@ def sample(pipe: PusaWanPipeline, job: Job, videos: Mapping[str, Path]) -> tuple
         ValueError: the job cannot be made; the message says why.
     """
     pipe.scheduler = PusaScheduler(shift=job.shift)
-    fitted = partial(fit_images, width=job.width, height=job.height, method=job.fit)
-    keyframes = [read_keyframe(k, videos.get(k.source, Path(k.source)), fitted) for k in job.keyframes]
-    plan = pipe.plan(keyframes, job.height, job.width, job.length)
+    plan = pipe.plan(read_keyframes(job, videos), job.height, job.width, job.length, staircase_of(job))
     pipe.set_progress_bar_config(desc=job.name, leave=False, disable=not is_writer())
     frames = pipe(
         prompt=job.prompt, negative_prompt=job.negative_prompt, keyframes=plan, height=job.height, width=job.width,
         num_frames=job.length, num_inference_steps=job.steps, guidance_scale=job.cfg, output_type="pt",
         generator=torch.Generator().manual_seed(job.seed),
     ).frames[0]  # fmt: skip
-    pictures = frames.float().cpu().permute(0, 2, 3, 1)
+    return _finite(frames.float().cpu().permute(0, 2, 3, 1)), plan
+
+
+def long_video(pipe: PusaWanPipeline, job: Job, videos: Mapping[str, Path], folder: Path | None) -> LongVideo:
+    """A job's long video, made while it is iterated over.
+
+    Args:
+        videos: as of `sample`.
+        folder: for what it needs to be gone on with.
+
+    Raises:
+        ValueError: the job cannot be made; the message says why.
+    """
+    pipe.set_progress_bar_config(desc=job.name, leave=False, disable=not is_writer())
+    return pipe.long_video(
+        prompt={0: job.prompt} | {later.frame: later.prompt for later in job.prompts}, negative_prompt=job.negative_prompt,
+        keyframes=read_keyframes(job, videos), height=job.height, width=job.width, num_frames=job.length,
+        guidance_scale=job.cfg, generator=torch.Generator().manual_seed(job.seed), moving_frames=job.moving_frames,
+        steps=job.steps, shift=job.shift, blend=job.blend, anchor_distance=job.anchor_distance,
+        keyframes_beside=job.keyframes_beside, folder=folder,
+    )  # fmt: skip
+
+
+def _finite(pictures: Tensor) -> Tensor:
     if not torch.isfinite(pictures).all():
         raise ValueError("The model made numbers that are not finite: use --dtype bfloat16 or float32, or another LoRA.")
-    return pictures, plan
+    return pictures
+
+
+def read_keyframes(job: Job, videos: Mapping[str, Path]) -> list[Keyframe]:
+    """A job's keyframes with their pictures, of its video's size."""
+    fitted = partial(fit_images, width=job.width, height=job.height, method=job.fit)
+    return [read_keyframe(k, videos.get(k.source, Path(k.source)), fitted) for k in job.keyframes]
 
 
 def read_keyframe(keyframe: ImageAt | FramesOf, path: Path, fitted: Callable[[Tensor], Tensor]) -> Keyframe:
@@ -221,8 +271,11 @@ def sidecar_digest(sidecar: bytes) -> str:
     return hashlib.sha256(sidecar).hexdigest()
 
 
-def save(folder: Folder, job: Job, pictures: Tensor, metadata: dict[str, Any]) -> None:
+def save(folder: Folder, job: Job, pictures: Iterable[Tensor], metadata: dict[str, Any], start: float) -> None:
     """Writes the video, and its sidecar last: a job that was cut off has none, and is made again.
+
+    Args:
+        start: when its making began, by the monotonic clock.
 
     Raises:
         RunStopped: the folder cannot be written to.
@@ -230,7 +283,9 @@ def save(folder: Folder, job: Job, pictures: Tensor, metadata: dict[str, Any]) -
     with folder.new(video_name(job.name), sidecar_name(job.name)) as file:
         write_video(file, pictures, job.fps)
         video = digest(file)
-    folder.write(sidecar_name(job.name), json.dumps({**metadata, "video": video}, indent=1).encode())
+    made, seconds = datetime.now(timezone.utc).isoformat(), round(time.monotonic() - start, 2)
+    metadata = {**metadata, "made": made, "seconds": seconds, "video": video}
+    folder.write(sidecar_name(job.name), json.dumps(metadata, indent=1).encode())
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from diffusers import ContextParallelConfig, WanPipeline
+from diffusers import ContextParallelConfig, DiffusionPipeline, SkyReelsV2DiffusionForcingPipeline, WanPipeline
 
 from pusa_core.devices import default_dtype, find_device, free_memory, use_device
 from pusa_core.hosts.diffusers import PusaWanPipeline
@@ -104,9 +104,11 @@ def open_model(model: str, dtype: torch.dtype) -> PusaWanPipeline:
 
         return open_demo(dtype)
     try:
-        wan = WanPipeline.from_pretrained(model, torch_dtype={"default": dtype, "vae": torch.float32})
+        wan = DiffusionPipeline.from_pretrained(model, torch_dtype={"default": dtype, "vae": torch.float32})
     except (OSError, ValueError) as error:
         raise ValueError(f"{model} is no Diffusers folder of Wan text to video ({error}).") from error
+    if not isinstance(wan, WanPipeline | SkyReelsV2DiffusionForcingPipeline):
+        raise ValueError(f"{model} is no Diffusers folder of Wan text to video (it is a {type(wan).__name__}).")
     return PusaWanPipeline.from_wan(wan)
 
 

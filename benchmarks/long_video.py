@@ -13,7 +13,7 @@ the same clips and noise; brackets are 95 % intervals of means over clips (Stude
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,8 +67,21 @@ class Maker:
     def model(self) -> Any:
         return self.demo.model(LORA, 1.0)
 
-    def roll(self, moving: int, anchor: bool = True, as_picture: bool = True) -> Tensor:
-        """A rolling window; without `as_picture` the newest finished frame is shown as it was made."""
+    def roll(
+        self,
+        moving: int,
+        anchor: bool = True,
+        as_picture: bool = True,
+        later: Mapping[int, Tensor] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """A rolling window.
+
+        Args:
+            as_picture: without it the newest finished frame is shown as it was made.
+            later: the VAE's latents (B, C, 1, h, w) of latent frames that are met on the way.
+            options: of `Roll`.
+        """
         from pusa_core.hosts.comfyui.long_video import Guidance, long_video_studio
 
         size = moving + 1 + anchor
@@ -78,7 +91,8 @@ class Maker:
         form = self.model.model.latent_format
         start = torch.cat([form.process_in(self.demo.encode(clip)) for clip in draw(self.scenes, pixel_length(GIVEN))])
         given = {frame: (start[:, :, frame : frame + 1], 0.0) for frame in range(GIVEN)}
-        roll = (Roll if as_picture else _AsMade)(staircase, self.latents, given, studio)
+        given |= {frame: (form.process_in(latent), 0.0) for frame, latent in (later or {}).items()}
+        roll = (Roll if as_picture else _AsMade)(staircase, self.latents, given, studio, **options)
         return torch.cat([made.pictures for made in roll], dim=1)
 
     def chunks(self, steps: int) -> Tensor:
@@ -116,6 +130,7 @@ METHODS: dict[str, Callable[[Maker], Tensor]] = {
     "rolling window, 5 moving": lambda maker: maker.roll(5),
     "4 moving, newest frame as it was made": lambda maker: maker.roll(4, as_picture=False),
     "4 moving, no anchor": lambda maker: maker.roll(4, anchor=False),
+    "4 moving, anchor 8 frames off": lambda maker: maker.roll(4, distance=8),
 }
 
 
@@ -137,9 +152,10 @@ def main() -> None:
             clips = torch.cat([METHODS[name](maker) for maker in makers])
             cost = sum(maker.evaluated for maker in makers) / (options.latents - GIVEN) / options.seeds
             rows.append([name, f"{cost:.1f}", *figures(clips, scenes * options.seeds)])
-    about = f"{options.clips} clips of {pixel_length(options.latents)} frames, {options.seeds} seeds each."
+    about = f"{options.clips} clips of {pixel_length(options.latents)} frames; seeds: {options.seeds}."
     header = ["method", "cost", "track (px)", "law (px)", "background", "permanence", "pop: at borders", "elsewhere"]
-    bench.publish("long video", f"{about}\n\n{bench.table(header, rows)}", options.write)
+    name = "long video" if options.latents == 17 else f"long video, {pixel_length(options.latents)} frames"
+    bench.publish(name, f"{about}\n\n{bench.table(header, rows)}", options.write)
 
 
 def figures(clips: Tensor, scenes: Sequence[Scene]) -> list[str]:

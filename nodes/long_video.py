@@ -31,7 +31,7 @@ from ..pusa_core.plan import leading, place_keyframes
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.roll_files import RollFolder, settings_key
 from ..pusa_core.rolling import Progress, Roll, segments
-from ..pusa_core.staircase import Staircase, Window
+from ..pusa_core.staircase import Staircase
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .sampling import MAX_SEED, boundary_input
@@ -40,6 +40,7 @@ from .server import running_server
 from .types import CATEGORY, Keyframes, check_one_source, check_wires, latent_input, search_aliases
 
 FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
+IN_PLACE, BESIDE = "in place", "beside"
 
 
 class PusaPromptFromFrame(io.ComfyNode):
@@ -136,6 +137,23 @@ class PusaLongVideo(io.ComfyNode):
                 ),
                 boundary_input("Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875."),
                 latent_input(),
+                io.Int.Input(
+                    "anchor_distance",
+                    default=1,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="How many latent frames the first frame, which is shown all along, seems to lie before the "
+                    "newest finished one. More may be smoother or worse, differently for every model. Recommended: 1.",
+                ),
+                io.Combo.Input(
+                    "on_the_way",
+                    options=[IN_PLACE, BESIDE],
+                    default=IN_PLACE,
+                    optional=True,
+                    tooltip="How single pictures on the way are met. in place: their frame is the picture, where motion "
+                    "stops for a moment. beside: their frame is painted after the picture, and motion goes on.",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The file that was written."),
@@ -149,6 +167,7 @@ class PusaLongVideo(io.ComfyNode):
     def execute(
         cls, model, positive, negative, vae, width, height, length, fps, seed, cfg, moving_frames, steps, shift, blend,
         resize, filename_prefix, keyframes=None, low_noise_model=None, boundary=EXPERT_BOUNDARY, latent=None,
+        anchor_distance=1, on_the_way=IN_PLACE,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, latent=latent)
         if latent is None:
@@ -158,16 +177,17 @@ class PusaLongVideo(io.ComfyNode):
             video = _of_latent(latent)
         process_in = model.model.latent_format.process_in
         given = {i: (process_in(clean.float().cpu()), m) for i, (clean, m) in video.given.items()}
-        staircase = Staircase(steps * moving_frames, shift, steps, window=Window(moving_frames + 2, (0,)))
+        staircase = Staircase.rolling(moving_frames, steps, shift)
         guidance = Guidance(prompts_by_frame(positive, blend), negative, cfg, boundary)
         models = [m for m in (model, low_noise_model) if m is not None]
         plain = [*video.shape, video.frames, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
+        plain += [anchor_distance, on_the_way]
         folder, start = RollFolder(_folder_of(plain, positive, negative, given, models)), leading(given)
         before = folder.load(start)
         warn_beyond_training(model, next(segments(staircase, start, video.frames)).plan({}, {}))
         progress = _Progress(cls, staircase, start, video.frames, len(models), before)
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
-        roll = Roll(staircase, video.frames, given, studio, before)
+        roll = Roll(staircase, video.frames, given, studio, before, anchor_distance, on_the_way == BESIDE)
         saved = _move(_write(roll, folder, fps, max(start, before.frames), progress), filename_prefix, width, height)
         folder.remove()
         shown = ui.SavedResult(saved.name, _subfolder(saved), io.FolderType.output)
@@ -227,10 +247,8 @@ def _write(roll: Roll, folder: RollFolder, fps: float, existing: int, progress: 
     path = folder.folder / "video.mp4"
     logging.info("Pusa Long Video: frames are written to %s", path)
     with VideoWriter(path, fps) as writer:
-        for made in roll:
+        for made in folder.keep(roll):
             writer.write(made.pictures[0])
-            if made.frame >= existing:
-                folder.save(made, roll.progress)
             progress.made(made.frame + 1, made.frame + 1 - existing)
     return path
 

@@ -28,6 +28,7 @@ class Plan:
         notes: what was placed where, one sentence each.
         staircase: when frames take their steps, if not all together as the sampler goes.
         given: frames at the start that take none.
+        positions: of every frame in time, for the model's rotary embedding; None counts them from 0.
 
     Raises:
         ValueError: a frame that starts from a picture has none, or lengths or numbers of clips differ.
@@ -38,6 +39,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     staircase: Staircase | None = None
     given: int = 0
+    positions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(schedule) for schedule in self.schedules}
@@ -103,10 +105,11 @@ class Plan:
         """The sampler's sigmas, (evaluations + 1,), that the schedules were made for; None where any will do."""
         return None if self.staircase is None else self.staircase.grid(len(self) - self.given)
 
-    @cached_property
-    def shown(self) -> Tensor | None:
-        """Latent frames that the model sees at each evaluation, (evaluations, size); None where it sees all."""
-        return None if self.staircase is None else self.staircase.shown(self.given, len(self) - self.given)
+    @property
+    def shown(self) -> ShownFrames | None:
+        """What the model sees at each evaluation; None where it sees all."""
+        frames = None if self.staircase is None else self.staircase.shown(self.given, len(self) - self.given)
+        return None if frames is None or self.grid is None else ShownFrames(self.grid, frames)
 
     @property
     def blocks(self) -> list[int] | None:
@@ -115,12 +118,26 @@ class Plan:
             return None
         return self.staircase.blocks(self.given, len(self) - self.given)
 
-    def frames_at(self, sigma: Tensor) -> Tensor | None:
-        """The latent frames that the model sees at the sampler's sigma, on its device; None for all."""
-        if self.shown is None or self.grid is None:
-            return None
-        step = (self.grid.to(sigma.device) > sigma * (1 + SAME_SIGMA)).sum()
-        return self.shown.to(sigma.device)[step.clamp(max=len(self.shown) - 1)]
+
+@dataclass(frozen=True)
+class ShownFrames:
+    """The latent frames that a model sees, as tensors: a device looks them up and waits for nothing.
+
+    Attributes:
+        grid: the sampler's sigmas, (evaluations + 1,).
+        frames: at each evaluation, (evaluations, size).
+    """
+
+    grid: Tensor
+    frames: Tensor
+
+    def to(self, device: torch.device | str) -> ShownFrames:
+        return ShownFrames(self.grid.to(device), self.frames.to(device))
+
+    def at(self, sigma: Tensor) -> Tensor:
+        """Those at the sampler's sigma, (size,); all on one device."""
+        step = (self.grid > sigma * (1 + SAME_SIGMA)).sum()
+        return self.frames[step.clamp(max=len(self.frames) - 1)]
 
 
 def same_plan(a: Plan, b: Plan) -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .messages import fault
-from .rolling import Made, Progress
+from .rolling import Made, Progress, Roll
 
 STATE = "state.safetensors"
 
@@ -49,6 +49,14 @@ class RollFolder:
         if made.frame + 1 == progress.frames:
             moving = {str(frame): latent.contiguous() for frame, latent in progress.moving.items()}
             self._put(moving, STATE, {"segments": str(progress.segments), "frames": str(progress.frames)})
+
+    def keep(self, roll: Roll) -> Iterator[Made]:
+        """Runs it; each frame that is made is kept before it is passed on."""
+        existing = max(roll.given, roll.progress.frames)
+        for made in roll:
+            if made.frame >= existing:
+                self.save(made, roll.progress)
+            yield made
 
     def load(self, given: int) -> Progress:
         """Where an earlier run stopped; the beginning if there was none.

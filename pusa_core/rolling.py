@@ -8,11 +8,12 @@ each segment as it samples any clip, and what it holds, the model's input and th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import count, islice
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, count, islice, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .messages import fault
 from .plan import Plan, leading
@@ -30,11 +31,13 @@ class Segment:
         frames: latent frames of the video that are shown.
         sigmas: of each at each evaluation and at the end, (evaluations + 1, shown).
         finished: the frames that are clean at its end and were not before.
+        positions: see `Plan`.
     """
 
     frames: tuple[int, ...]
     sigmas: Tensor
     finished: tuple[int, ...]
+    positions: tuple[int, ...] | None = None
 
     @property
     def grid(self) -> Tensor:
@@ -55,9 +58,10 @@ class Segment:
             for frame, column, share in zip(self.frames, self.sigmas.T, shares)
         )
         if not clean:
-            return Plan((FrameSchedule(maps),))
+            return Plan((FrameSchedule(maps),), positions=self.positions)
         empty = torch.zeros_like(next(iter(clean.values())))
-        return Plan((FrameSchedule(maps),), torch.cat([clean.get(frame, empty) for frame in self.frames], dim=2))
+        latents = torch.cat([clean.get(frame, empty) for frame in self.frames], dim=2)
+        return Plan((FrameSchedule(maps),), latents, positions=self.positions)
 
 
 def _map(grid: list[float], sigmas: list[float], multiplier: float, behaviour: Behaviour) -> FrameMap:
@@ -65,11 +69,33 @@ def _map(grid: list[float], sigmas: list[float], multiplier: float, behaviour: B
     return FrameMap(tuple(sorted(knots.items())), behaviour)
 
 
-def segments(staircase: Staircase, given: int, frames: int) -> Iterator[Segment]:
+def beside(segment: Segment, plan: Plan, latents: Tensor, pictures: Mapping[int, Tensor]) -> tuple[Segment, Plan, Tensor]:
+    """A segment that shows clean latents after its own, twice each, at the positions of a frame and of the one after it.
+
+    Args:
+        latents: of its frames.
+        pictures: latents (B, C, 1, h, w) by the place of the frame among those that are shown.
+    """
+    shown = torch.cat([latent for latent in pictures.values() for _ in range(2)], dim=2)
+    positions = plan.positions or tuple(range(len(plan)))
+    clean = torch.zeros_like(latents) if plan.clean is None else plan.clean
+    maps = (*plan.schedule.frames, *[FrameMap.line(0.0)] * shown.shape[2])
+    plan = Plan(
+        (FrameSchedule(maps),),
+        torch.cat([clean, shown], dim=2),
+        positions=(*positions, *(positions[place] + i for place in pictures for i in range(2))),
+    )
+    return replace(segment, sigmas=pad(segment.sigmas, (0, shown.shape[2]))), plan, torch.cat([latents, shown], dim=2)
+
+
+def segments(staircase: Staircase, given: int, frames: int, distance: int = 1) -> Iterator[Segment]:
     """The segments of a video of `frames` latent frames, the first `given` of which are there; lazily, one by one.
 
     Frames go on beginning beyond the video's end, so that its last ones are made in the same company as all others; they are
     not finished.
+
+    Args:
+        distance: positions from an anchor to the next frame that is shown, at most; 1 makes them neighbours.
 
     Raises:
         ValueError: the staircase has no window or no delay.
@@ -84,8 +110,13 @@ def segments(staircase: Staircase, given: int, frames: int) -> Iterator[Segment]
         shown = staircase.window.frames(begun, max(begun, staircase.window.size))
         steps = torch.tensor([[_steps(staircase, f - given, i) for f in shown] for i in range(evaluation, end + 1)])
         finished = tuple(f for f, taken in zip(shown, steps[-1].tolist()) if f >= done and taken == staircase.steps)
-        yield Segment(shown, ladder[steps], finished)
+        yield Segment(shown, ladder[steps], finished, None if distance == 1 else _positions(shown, distance))
         done, evaluation = done + len(finished), end
+
+
+def _positions(frames: tuple[int, ...], distance: int) -> tuple[int, ...]:
+    """Where the model is to think that frames are: as far from each other as they are, but no further than `distance`."""
+    return tuple(accumulate((min(b - a, distance) for a, b in pairwise(frames)), initial=0))
 
 
 def _steps(staircase: Staircase, index: int, evaluation: int) -> int:
@@ -114,6 +145,20 @@ class Made:
     frame: int
     latent: Tensor
     pictures: Tensor
+
+
+def noise_by_frame(seed: int, shape: tuple[int, int, int, int]) -> Callable[[int], Tensor]:
+    """A `Studio`'s noise, the same on every host.
+
+    Args:
+        shape: of latents without frames, (B, C, h, w).
+    """
+
+    def noise(frame: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + frame) % 2**63)
+        return torch.randn(shape, generator=generator)[:, :, None]
+
+    return noise
 
 
 @dataclass(frozen=True)
@@ -159,8 +204,10 @@ class Roll:
         keyframes: clean latent (B, C, 1, h, w) and noise multiplier of latent frames that are given: from those from 0 on
             without a gap the video goes on; the later ones are met on the way, and end on their pictures.
         studio: what the host can do.
-
         progress: where an earlier run of the same video stopped; it goes on from there as if it had not.
+        distance: see `segments`.
+        beside: keyframes that are met on the way, but for those that are clips, are shown beside their frame and not in its
+            place: the frame is painted, and motion goes on.
 
     Yields:
         the given frames at the start, and those that an earlier run made, then each frame when it is finished. Between two
@@ -174,9 +221,16 @@ class Roll:
         keyframes: Mapping[int, tuple[Tensor, float]],
         studio: Studio,
         progress: Progress | None = None,
+        distance: int = 1,
+        beside: bool = False,
     ):
         self.staircase, self.frames, self.keyframes, self.studio = staircase, frames, keyframes, studio
-        self.given = min(leading(keyframes), frames)
+        self.distance, self.given = distance, min(leading(keyframes), frames)
+        self.beside = {
+            frame: latent
+            for frame, (latent, _) in keyframes.items()
+            if beside and frame >= self.given and not {frame - 1, frame + 1} & keyframes.keys()
+        }
         self.progress = progress or Progress()
         self.moving = dict(self.progress.moving)
         self.finished: dict[int, Made] = {}
@@ -188,10 +242,11 @@ class Roll:
         for frame, latent in enumerate(self.progress.latents(), self.given):
             yield self._finish(frame, latent)
         done = self.progress.segments
-        for number, segment in enumerate(islice(segments(self.staircase, self.given, self.frames), done, None), done + 1):
+        every = segments(self.staircase, self.given, self.frames, self.distance)
+        for number, segment in enumerate(islice(every, done, None), done + 1):
             plan = segment.plan(self._clean(segment), {frame: m for frame, (_, m) in self.keyframes.items()})
             latents = torch.cat([self._latent(frame, plan, i) for i, frame in enumerate(segment.frames)], dim=2)
-            sampled = self.studio.sample(segment, plan, latents)
+            sampled = self._sample(segment, plan, latents)
             for i, frame in enumerate(segment.frames):
                 if frame not in self.finished:
                     self.moving[frame] = sampled[:, :, i : i + 1]
@@ -199,10 +254,21 @@ class Roll:
             self.progress = Progress(number, made[-1].frame + 1 if made else self.progress.frames, dict(self.moving))
             yield from made
 
+    def _sample(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+        pictures = {
+            place: self.beside[frame]
+            for place, frame in enumerate(segment.frames)
+            if frame in self.beside and frame not in self.finished
+        }
+        if pictures:
+            segment, plan, latents = beside(segment, plan, latents, pictures)
+        return self.studio.sample(segment, plan, latents)
+
     def _clean(self, segment: Segment) -> dict[int, Tensor]:
         """Of the shown frames, those that are given or finished."""
         finished = {frame: self._shown(frame, segment) for frame in segment.frames if frame in self.finished}
-        given = {frame: self.keyframes[frame][0] for frame in segment.frames if frame in self.keyframes}
+        in_place = self.keyframes.keys() - self.beside.keys()
+        given = {frame: self.keyframes[frame][0] for frame in segment.frames if frame in in_place}
         return given | finished
 
     def _shown(self, frame: int, segment: Segment) -> Tensor:

@@ -100,6 +100,16 @@ class Staircase:
         if self.causal and self.window is not None:
             raise fault("Causal attention was asked for in a window that moves, which is not supported: choose one.")
 
+    @classmethod
+    def rolling(cls, moving: int, steps: int = 1, shift: float = 5.0, anchors: tuple[int, ...] = (0,)) -> Staircase:
+        """That of a long video: `moving` frames at once, each a step behind the one before it, with anchors and the newest
+        finished frame.
+
+        Args:
+            steps: model evaluations for each new latent frame; a frame takes `moving` times as many.
+        """
+        return cls(steps * moving, shift, steps, window=Window(moving + 1 + len(anchors), anchors))
+
     def start(self, index: int) -> int:
         """The evaluation at which a frame takes its first step; `index` counts the frames that are not given, from 0."""
         return min(self.delay, self.steps) * (index // self.block)

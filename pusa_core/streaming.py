@@ -7,7 +7,10 @@ they throw away at the end of a call. Here it is kept from call to call, by a ho
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -60,16 +63,20 @@ class StreamingDecoder:
                 kind=type(decoder).__name__,
             )
         self.decoder, self.decode = decoder, decode
-        self.cache, self.tells_first = _Cache(), "first_chunk" in known
+        self.caches: dict[int, _Cache] = defaultdict(_Cache)  # of every tile, where a frame is decoded in tiles
+        self.tells_first = "first_chunk" in known
 
     def push(self, latent: Tensor) -> Tensor:
         """The pictures of the next latent frame (B, C, 1, h, w): 1 for the first, 4 for each later one. (B, N, H, W, 3)"""
-        hook = self.decoder.register_forward_pre_hook(self._remember, with_kwargs=True)
+        hook = self.decoder.register_forward_pre_hook(partial(self._remember, count()), with_kwargs=True)
         try:
             return self.decode(latent)
         finally:
             hook.remove()
 
-    def _remember(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        more = {"first_chunk": not self.cache} if self.tells_first else {}
-        return args, {**kwargs, "feat_cache": self.cache, "feat_idx": [0], **more}
+    def _remember(
+        self, calls: Iterator[int], decoder: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        cache = self.caches[next(calls)]
+        more = {"first_chunk": not cache} if self.tells_first else {}
+        return args, {**kwargs, "feat_cache": cache, "feat_idx": [0], **more}

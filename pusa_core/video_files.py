@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -101,7 +101,8 @@ class VideoWriter:
         self._container.close()
 
 
-def write_video(path: Path, pictures: Tensor, fps: float, quality: int = 15) -> None:
-    """Writes pictures (T, H, W, 3) in [0, 1], see `VideoWriter`."""
+def write_video(path: Path, pictures: Tensor | Iterable[Tensor], fps: float, quality: int = 15) -> None:
+    """Writes pictures (T, H, W, 3) in [0, 1], or several such parts as they come, see `VideoWriter`."""
     with VideoWriter(path, fps, quality) as writer:
-        writer.write(pictures)
+        for part in [pictures] if isinstance(pictures, Tensor) else pictures:
+            writer.write(part)

@@ -8,6 +8,9 @@ from PIL import Image
 from batch.jobs import FramesOf, ImageAt, Job, read_job
 from batch.settings import Models
 
+LONG = {"kind": "long", "prompts": [{"prompt": "y", "frame": 40}], "keyframes_beside": True}
+FORCING = {"kind": "forcing", "ar_step": 5, "causal_block_size": 3, "causal_attention": True}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -43,6 +46,17 @@ def test_what_a_sidecar_tells_of_a_job_is_the_job(folder):
     settings = json.loads(json.dumps(job.settings()))
     assert read_job(settings, folder / "elsewhere") == job
     assert "model" not in settings  # it was the command's
+
+
+@pytest.mark.parametrize("given, defaults", [(LONG, (1, 5.0)), (FORCING, (30, 8.0)), ({}, (10, 5.0))])
+def test_kinds(folder, given, defaults):
+    """Each has defaults of its own, and says nothing of the others' settings, so that what was made stays made."""
+    job = read(folder, **given)
+    assert (job.steps, job.shift) == defaults
+    settings = job.settings()
+    assert read_job(settings, folder) == job and given.items() <= settings.items()
+    assert settings.get("kind", "clip") == job.kind and ("kind" in settings) == bool(given)
+    assert ("moving_frames" in settings, "ar_step" in settings) == (given is LONG, given is FORCING)
 
 
 def test_models_of_a_job_lie_where_its_file_lies(folder):
@@ -97,6 +111,17 @@ def test_frames_of_a_video_have_defaults_that_fit(folder, given, count, noise):
         ({"lora": 3}, '"lora" is 3; it must be text.'),
         ({"alpha": "1"}, '"alpha" is "1"; it must be a number.'),
         ({"device": "cpu"}, '"device" is no setting'),
+        ({"kind": "endless"}, '"kind" is "endless"; use clip, long or forcing.'),
+        ({"kind": ["long"]}, '"kind" is ["long"]; use'),
+        ({"moving_frames": 5}, '"moving_frames" is for jobs with "kind": "long", but this one is "clip".'),
+        ({"kind": "long", "ar_step": 5}, '"ar_step" is for jobs with "kind": "forcing", but this one is "long".'),
+        ({"kind": "long", "moving_frames": 0}, '"moving_frames" is 0; it must be greater than 0.'),
+        ({"kind": "long", "keyframes_beside": 1}, '"keyframes_beside" is 1; it must be true or false.'),
+        ({"kind": "long", "prompts": {"9": "y"}}, '"prompts" must be a list'),
+        ({"kind": "long", "prompts": ["y"]}, '"y" must be an object of settings.'),
+        ({"kind": "long", "prompts": [{"prompt": "y"}]}, '"frame" is missing.'),
+        ({"kind": "long", "prompts": [{"prompt": "y", "frame": 81}]}, '"frame": 81; it must be from 1 to 80'),
+        ({"kind": "long", "prompts": [{"prompt": "y", "frame": 9}] * 2}, 'Two prompts have "frame": 9'),
         ({"keyframes": {}}, '"keyframes" must be a list'),
         ({"keyframes": [3]}, 'either "image" or "video"'),
         ({"keyframes": [{"image": "a.png", "video": "b.mp4"}]}, 'either "image" or "video"'),

@@ -91,6 +91,13 @@ def of(video="b.mp4", **keyframe):
         (of(take="chosen"), "No chosen frames were given"),
         (of(take="chosen", chosen="1, 2", noise=[0, 0, 0]), "3 noise multipliers were given for 2"),
         ({"steps": 20000}, "20000 steps were asked for"),
+        ({"kind": "long", "keyframes": [{"image": "a.png", "frame": 17}]}, "Pixel frame 17 lies outside the clip"),
+        ({"kind": "forcing", "ar_step": -1}, "the delay is 0 or more"),
+        ({"kind": "forcing", "addnoise_condition": 2000}, "A noise multiplier of 2"),
+        (
+            {"kind": "long", "model": "demo", "prompt": "a red circle", "prompts": [{"prompt": "x", "frame": 9}]},
+            'does not know the word "x"',
+        ),
         ({"model": "nowhere"}, "nowhere is no Diffusers folder"),
         ({"model": "vae"}, "vae is no Diffusers folder"),
         ({"model": "demo"}, 'does not know the word "x"'),
@@ -120,6 +127,8 @@ def test_what_needs_no_pictures_is_told_before_they_are_read(folder, given, said
         {"model": "two", "low_noise_lora": str(LORA), "extra_lora": "owner/name"},
         {"model": "one", "width": 64, "height": 64, "lora": str(LORA)},
         {"model": "demo", "prompt": "a red circle moves right"},
+        {"kind": "long", "length": 1_000_001, **at(frame=-1)},
+        {"kind": "forcing", "ar_step": 5, "causal_block_size": 5, **at()},
     ],
 )
 def test_what_may_be_right_is_a_job(folder, given):

@@ -11,7 +11,7 @@ import torch
 
 from batch import make, models
 from batch.folder import RunStopped, open_folder
-from batch.jobs import FramesOf, ImageAt, Job, read_job
+from batch.jobs import FramesOf, ImageAt, Job, PromptFrom, read_job
 from batch.make import Maker
 from batch.queue import Queue, Report
 from batch.run import run
@@ -20,6 +20,7 @@ from demo_model import LORA
 from demo_model.world import draw, scene
 from pusa_core.figures import save_image
 from pusa_core.frames import latent_length
+from pusa_core.hosts.diffusers import long_video
 from pusa_core.keyframes import video_keyframes
 from pusa_core.plan import Plan
 from pusa_core.schedule import FrameSchedule
@@ -72,7 +73,7 @@ def test_a_video_and_what_made_it(given, tmp_path, monkeypatch):
     written = []  # x264 does not make the same file twice of one small clip
 
     def watched(path, pictures, fps):
-        written.append(pictures)
+        written.append(torch.cat(pictures))
         write_video(path, pictures, fps)
 
     monkeypatch.setattr(make, "write_video", watched)
@@ -90,6 +91,42 @@ def test_a_video_and_what_made_it(given, tmp_path, monkeypatch):
     assert again == job
     run([replace(again, name="again")], [], Models(**metadata["models"]), tmp_path)
     assert torch.equal(*written)
+
+
+def test_a_long_video_that_died_goes_on(given, tmp_path, monkeypatch):
+    later = PromptFrom("a red circle moves left", 9)
+    picture = ImageAt(str(given / "start.png"), noise=0.0)
+    long = replace(JOB, kind="long", length=25, steps=1, cfg=1.0, moving_frames=3, prompts=(later,), keyframes=(picture,))
+    written, evaluated, original = [], [], long_video.velocity
+
+    def watched(path, pictures, fps):
+        written.append(torch.cat(list(pictures)))
+        write_video(path, written[-1], fps)
+
+    def dies(*args):
+        evaluated.append(args)
+        if len(evaluated) == 6:
+            raise RuntimeError("the power went off")
+        return original(*args)
+
+    monkeypatch.setattr(make, "write_video", watched)
+    assert run([replace(long, name="whole")], [], MODELS, tmp_path).made == ["whole"]
+    monkeypatch.setattr(long_video, "velocity", dies)
+    assert "the power went off" in run([long], [], MODELS, tmp_path).faults[0].reason
+    assert (tmp_path / "clip.part").is_dir() and not (tmp_path / "clip.mp4").exists()
+    assert run([long], [], MODELS, tmp_path).made == ["clip"]
+    assert torch.equal(*written) and len(evaluated) == 6 + 8 - 5
+    assert not (tmp_path / "clip.part").exists() and read(tmp_path / "clip.mp4").shape == (25, 64, 64, 3)
+    metadata = json.loads((tmp_path / "clip.json").read_text())
+    assert metadata["job"]["prompts"] == [{"prompt": later.prompt, "frame": 9}] and len(metadata["sigmas"]) == 4
+    assert is_made(tmp_path, long, MODELS) and not is_made(tmp_path, replace(long, prompts=()), MODELS)
+
+
+def test_diffusion_forcing(given, tmp_path):
+    picture = ImageAt(str(given / "start.png"), noise=0.0)
+    job = replace(JOB, kind="forcing", ar_step=1, causal_block_size=2, causal_attention=True, keyframes=(picture,), cfg=1.0)
+    assert run([job], [], MODELS, tmp_path).made == ["clip"]
+    assert len(json.loads((tmp_path / "clip.json").read_text())["sigmas"]) == 2 + 1 + 1  # two steps, a block behind
 
 
 def test_the_end_of_a_long_video_is_taken(tmp_path, monkeypatch):

@@ -102,23 +102,6 @@ def whole_clip(pack, wan, text, plan, noise, given):
     return form.process_in(sampled)
 
 
-def test_nothing_grows_with_the_video(pack, studio, wan):
-    """The model's input and the latents that are held are as large at the end of a long video as near its start."""
-    core = pack.pusa_core
-    staircase = core.staircase.Staircase(2, 5.0, 1, window=core.staircase.Window(4, (0,)))
-    seen = []
-    handle = wan.model.diffusion_model.patch_embedding.register_forward_hook(
-        lambda m, args, out: seen.append(args[0].shape[2])
-    )
-    try:
-        roll = core.rolling.Roll(staircase, 80, {}, studio(cfg=1.0))
-        held = [len(roll.finished) + len(roll.moving) for _ in roll]
-    finally:
-        handle.remove()
-    assert {*seen} == {4}
-    assert max(held[6:]) <= max(held[:7])
-
-
 def test_two_models(pack, wan, low_noise_wan, studio):
     """Frames above the boundary follow the high-noise model, the others the low-noise one."""
     core = pack.pusa_core
@@ -251,6 +234,32 @@ def test_prompts_by_frame_are_refused_elsewhere(pack, host, wan, vae, text):
     )
     with pytest.raises(ValueError, match=message):
         nodes_custom_sampler.SamplerCustomAdvanced.execute(noise, guider, euler, torch.tensor([1.0, 0.0]), latent)
+
+
+def test_a_clip_on_the_way(pack, make, wan, vae, monkeypatch):
+    """A clip of 4n frames keeps its latents, and with them its motion, in their places."""
+    made, save = {}, pack.pusa_core.roll_files.RollFolder.save
+
+    def watched(self, frame, progress):
+        made[frame.frame] = frame.latent
+        save(self, frame, progress)
+
+    monkeypatch.setattr(pack.pusa_core.roll_files.RollFolder, "save", watched)
+    pictures = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(4))
+    clip = pack.pusa_core.keyframes.clip_keyframe(pictures, 13, "pixel", 0.0)
+    assert "a clip at pixel frame 13: latent frame 4" in make(keyframes=[keyframe(pack, 0), clip])[1]
+    given = pack.pusa_core.hosts.comfyui.image_encoder(vae, 64, 64, "crop")(clip.pictures)[:, :, clip.kept]
+    kept = torch.cat([made[4], made[5]], 2)
+    torch.testing.assert_close(kept, wan.model.latent_format.process_in(given.float()), rtol=0, atol=1e-5)
+
+
+def test_how_pictures_on_the_way_are_met(pack, make, tmp_path):
+    given = [keyframe(pack, 0), keyframe(pack, 17, 1)]
+    changes = ({}, {"on_the_way": "beside"}, {"anchor_distance": 3})
+    in_place, beside, far = (make(keyframes=given, **changed)[0] for changed in changes)
+    assert torch.equal(beside[:5], in_place[:5])  # made before it is in the window
+    differ = [(other[17:] - in_place[17:]).abs().mean().item() for other in (beside, far)]
+    assert min(differ) > 1e-3
 
 
 def test_from_text_alone(make):

@@ -6,8 +6,9 @@ import torch
 from pusa_core.frames import pixel_length
 from pusa_core.plan import plan_clip
 from pusa_core.roll_files import RollFolder, settings_key
-from pusa_core.rolling import Roll, Studio, segments
+from pusa_core.rolling import Roll, Studio, noise_by_frame, segments
 from pusa_core.staircase import Staircase, Window
+from tests import forcing
 from tests.core.test_staircase import encode, euler, given, velocity
 
 SHAPE = (2, 2)
@@ -92,6 +93,64 @@ def test_keyframes_on_the_way():
     assert not torch.allclose(noisy[:, :, 6], exact[:, :, 6], atol=1e-4)  # it was seen with its noise
     assert not torch.allclose(exact[:, :, 6], plain[:, :, 6])  # what comes before it knows it
     torch.testing.assert_close(exact[:, :, :3], plain[:, :, :3])  # but not before it is in the window
+
+
+def plainly(first, count, moving, beside=None):
+    """A rolling window with the first frame as its anchor, written out; `beside`: (frame, latent that is shown beside it)."""
+    grid, size = forcing.sigma_grid(moving, 5.0), moving + 2
+    x = {0: first} | {f: noise(f) for f in range(1, count + moving)}
+    for evaluation in range(count + moving - 2):
+        end = max(evaluation + 2, size)
+        shown = [0, *range(max(end - size + 1, 1), end)]
+        taken = [moving if f == 0 else min(max(evaluation - f + 1, 0), moving) for f in shown]
+        moves = beside is not None and beside[0] in shown and taken[shown.index(beside[0])] < moving
+        latents = [x[f] for f in shown] + ([beside[1]] * 2 if moves else [])
+        sigmas = [grid[n] for n in taken] + [0.0] * (len(latents) - len(shown))
+        v = velocity(torch.cat(latents, 2), torch.tensor([sigmas]))
+        for place, (f, n) in enumerate(zip(shown, taken)):
+            if f - 1 <= evaluation and n < moving:
+                x[f] = x[f] + v[:, :, place : place + 1] * (grid[n + 1] - grid[n])
+    return torch.cat([x[f] for f in range(count)], 2)
+
+
+@pytest.mark.parametrize("moving", [3, 4])
+@pytest.mark.parametrize("key", [None, 7, 11])
+def test_the_rule_written_out(moving, key):
+    first, picture = noise(99), noise(50)
+    keyframes = {0: (first, 0.0)} | ({} if key is None else {key: (picture, 0.0)})
+    made = torch.cat([m.latent for m in Roll(Staircase.rolling(moving), 12, keyframes, studio(), beside=True)], 2)
+    expected = plainly(first, 12, moving, None if key is None else (key, picture))
+    torch.testing.assert_close(made, expected, rtol=0, atol=2e-5)
+
+
+def test_a_clip_on_the_way_is_shown_in_its_place():
+    keyframes = {frame: (noise(50 + frame), 0.0) for frame in (0, 6, 7)}
+    made = [torch.cat([m.latent for m in Roll(SINGLE, 10, keyframes, studio(), beside=b)], 2) for b in (False, True)]
+    assert torch.equal(*made) and torch.equal(made[0][:, :, 6:8], torch.cat([noise(56), noise(57)], 2))
+
+
+def test_positions():
+    """An anchor is no further off than it is, and no further than the distance; what is beside a frame is where it is."""
+    shown = {s.frames: s.positions for s in segments(Staircase.rolling(3), 1, 30, distance=8)}
+    assert shown[0, 1, 2, 3, 4] == (0, 1, 2, 3, 4)
+    assert shown[0, 4, 5, 6, 7] == (0, 4, 5, 6, 7)
+    assert shown[0, 20, 21, 22, 23] == (0, 8, 9, 10, 11)
+    assert {s.positions for s in segments(Staircase.rolling(3), 1, 30)} == {None}
+    seen = []
+    watched = studio(sample=lambda segment, plan, latents: seen.append((segment, plan)) or sample(segment, plan, latents))
+    list(Roll(Staircase.rolling(3), 24, {0: (noise(9), 0.0), 20: (noise(8), 0.0)}, watched, distance=8, beside=True))
+    for segment, plan in seen:
+        moves = 20 in segment.frames and segment.sigmas[0, segment.frames.index(20)] > 0
+        assert len(plan) == segment.sigmas.shape[1] == len(segment.frames) + 2 * moves
+        if moves:
+            assert plan.positions[-2:] == (8 + segment.frames.index(20) - 1, 8 + segment.frames.index(20))
+            assert torch.equal(plan.clean[:, :, -1:], noise(8))
+
+
+def test_noise_is_that_of_a_frame():
+    make = noise_by_frame(5, (2, 4, 3, 3))
+    assert make(7).shape == (2, 4, 1, 3, 3) and torch.equal(make(7), noise_by_frame(5, (2, 4, 3, 3))(7))
+    assert len({float(noise_by_frame(seed, (1, 1, 1, 1))(frame)) for seed in (0, 1, 2**63 - 1) for frame in range(9)}) == 27
 
 
 def test_segments_are_made_one_by_one():

@@ -36,8 +36,8 @@ def euler(plan, noise, shown=True):
     x = torch.where(plan.keyframed[:, None, :, None, None], clean, noise)
     for sigma, lower in zip(plan.grid[:-1], plan.grid[1:]):
         at = table.at(sigma, plan.grid)
-        frame, seen = at.to_frame(x, clean), plan.frames_at(sigma) if shown else None
-        seen = torch.arange(len(plan)) if seen is None else seen
+        frame, window = at.to_frame(x, clean), plan.shown if shown else None
+        seen = torch.arange(len(plan)) if window is None else window.at(sigma)
         v = torch.zeros_like(x)
         v[:, :, seen] = velocity(frame[:, :, seen], (at.ratio * sigma)[:, seen].expand(len(x), -1))
         x = x + at.velocity(x, clean, v, sigma) * (lower - sigma)
@@ -70,7 +70,7 @@ def test_a_long_clip_in_a_window(size, prefix):
     )
     torch.testing.assert_close(euler(plan, noise), expected, rtol=0, atol=2e-5)
     if size < frames:
-        assert plan.shown.shape == (len(plan.grid) - 1, size)
+        assert plan.shown.frames.shape == (len(plan.grid) - 1, size)
         assert not torch.allclose(euler(plan, noise, shown=False), expected, atol=1e-2)  # the window matters
 
 

@@ -215,6 +215,12 @@ def windowed(model):
     return model
 
 
+def rolling(studio: Studio, steps: int) -> Tensor:
+    core = studio.pack.pusa_core
+    staircase = core.staircase.Staircase(steps, SHIFT, 1, window=core.staircase.Window(3))
+    return studio.ksampler(studio.high, steps, {"samples": empty()}, core.plan.plan_clip([], LENGTH, None, staircase))
+
+
 def with_previews(studio: Studio, steps: int) -> Tensor:
     with previews() as shown:
         samples = ksampler(studio, steps)
@@ -332,6 +338,7 @@ SCENARIOS = {
     "LoRA": Scenario(lora, plain_lora),
     # ComfyUI cuts every cond of a clip's length by a list of numbers, which goes to the card: two windows of two conds.
     "context windows": Scenario(windows, plain_windows, added_waits=4),
+    "rolling window": Scenario(rolling),
     "previews": Scenario(with_previews, plain_previews),
     "batch of different keyframes": Scenario(batch, plain_batch),
     "bent map": Scenario(bent),

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
+from ...forcing import PARTS, TARGET, frame_rate_offset
 from ...messages import fault, mark
 from .checks import check_model
 from .files import read_state
-
-TARGET = "time_projection.1.bias"
-TRAINED_RATE = 16  # frames a second of row 0 of the embedding; row 1 is any other rate
-PARTS = ("fps_embedding.weight", *(f"fps_projection.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")))
 
 
 def fold_frame_rate(model: ModelPatcher, path: Path, fps: float) -> ModelPatcher:
@@ -47,16 +42,10 @@ def fold_frame_rate(model: ModelPatcher, path: Path, fps: float) -> ModelPatcher
             "{file} is not the file that this model was loaded from: choose the same as in its loader.", file=path.name
         )
     clone = model.clone()
-    clone.add_patches({f"diffusion_model.{TARGET}": (_offset(state, fps),)})
+    clone.add_patches({f"diffusion_model.{TARGET}": (frame_rate_offset(state, fps),)})
     return clone
 
 
 def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without what some tools put before every name."""
     return {name.removeprefix("model.diffusion_model.").removeprefix("diffusion_model."): t for name, t in state.items()}
-
-
-def _offset(state: dict[str, Any], fps: float) -> Tensor:
-    embedding, *layers = (state[name].float() for name in PARTS)
-    hidden = silu(linear(embedding[int(fps != TRAINED_RATE)], layers[0], layers[1]))
-    return linear(hidden, layers[2], layers[3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +10,12 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
-from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...frames import pixel_frames
 from ...plan import Plan
-from ...rolling import Segment, Studio
+from ...prompts import mixed, prompts_at
+from ...rolling import Segment, Studio, noise_by_frame
 from ...streaming import StreamingDecoder
 from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
@@ -55,23 +53,13 @@ def prompts_by_frame(conditioning: Conditioning, blend: int) -> Callable[[int], 
     begins = sorted(parts)
 
     def at(frame: int) -> Conditioning:
-        number = max(bisect_right(begins, frame) - 1, 0)
-        here = parts[begins[number]]
-        for other in (number, number + 1):
-            if blend and 0 < other < len(begins) and abs(frame - begins[other]) < blend / 2:
-                before, after = parts[begins[other - 1]], parts[begins[other]]
-                share = (frame - begins[other]) / blend + 0.5
-                return [_mixed(a, b, share) for a, b in zip(before, after)]
-        return here
+        first, second, share = prompts_at(begins, blend, frame)
+        before, after = parts[begins[first]], parts[begins[second]]
+        if first == second:
+            return before
+        return [[mixed(old[0], new[0], share), new[1]] for old, new in zip(before, after)]
 
     return at
-
-
-def _mixed(before: Any, after: Any, share: float) -> list[Any]:
-    """A conditioning's entry between two; the shorter text is padded with zeros, as ComfyUI's own average does."""
-    length = max(before[0].shape[1], after[0].shape[1])
-    old, new = (pad(text, (0, 0, 0, length - text.shape[1])) for text in (before[0], after[0]))
-    return [torch.lerp(old, new, share), after[1]]
 
 
 def long_video_studio(
@@ -96,10 +84,6 @@ def long_video_studio(
     form = model.model.latent_format
     decoder = StreamingDecoder(vae.first_stage_model.decoder, lambda latent: vae.decode(form.process_out(latent)))
 
-    def noise(frame: int) -> Tensor:
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + frame) % 2**63)
-        return rearrange(torch.randn(shape, generator=generator), "b c h w -> b c 1 h w")
-
     def encode(pictures: Tensor) -> Tensor:
         return torch.cat([form.process_in(vae.encode(picture[..., :3]).float().cpu()) for picture in pictures])
 
@@ -117,7 +101,7 @@ def long_video_studio(
             latents = torch.where(per_frame(segment.sigmas[None, i]) >= guidance.boundary, high, low)
         return latents
 
-    return Studio(noise, sample, lambda latent: decoder.push(latent).float().cpu(), encode)
+    return Studio(noise_by_frame(seed, shape), sample, lambda latent: decoder.push(latent).float().cpu(), encode)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 from ...causal import block_causal
 from ...frames import pixel_length
 from ...messages import fault, say
-from ...plan import Plan
+from ...plan import Plan, ShownFrames
 from ...virtual_latent import ScheduleTable, per_frame
 from ...wan import PATCH
 from .checks import check_channels, check_conds, check_grid, check_model, check_sampler, check_single_rank
@@ -44,11 +45,13 @@ class _Run:
         keyframes: clean latents as the model sees them, then each frame's number, (1 or B, C + 1, F, H, W).
         table: the schedules.
         bends: whether steps need a slope.
+        shown: the frames that the model sees; None for all.
     """
 
     keyframes: Tensor
     table: ScheduleTable
     bends: bool
+    shown: ShownFrames | None
 
 
 def apply_schedule(model: ModelPatcher, plan: Plan) -> ModelPatcher:
@@ -104,7 +107,8 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
         latent_image = start.to_virtual(latent_image * (1 - sigma_start), clean) / (1 - sigma_start)
 
     keyframes = _numbered(clean, len(plan.schedules))
-    options[RUN] = run = _Run(keyframes, table, not plan.is_straight)
+    shown = None if plan.shown is None else plan.shown.to(clean.device)
+    options[RUN] = run = _Run(keyframes, table, not plan.is_straight, shown)
     for cond in (c for cs in guider.conds.values() for c in cs):
         cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.keyframes)}
     show = None
@@ -185,11 +189,11 @@ def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_opt
     grid = transformer_options["sample_sigmas"].to(x.device) if run.bends else None
     at = run.table.to(x.device).frames(number).at(t[0], grid)
     frame = at.to_frame(x, clean)
-    seen = transformer_options[KEY].frames_at(t[0])
-    if seen is None:
+    if run.shown is None:
         options = {**transformer_options, RATIO: at.ratio}
         denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
     else:  # a frame that is not shown stays as it is
+        seen = run.shown.to(x.device).at(t[0])
         options = {**transformer_options, RATIO: at.ratio[:, seen]}
         window = executor(frame[:, :, seen], t, c_concat, c_crossattn, control, options, **kwargs)
         denoised = frame.index_copy(2, seen, window)
@@ -209,9 +213,11 @@ def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, 
                 batch=ratio.shape[0],
             )
         )
-    blocks = transformer_options[KEY].blocks
-    if blocks is not None:
-        transformer_options = _causal(blocks, x, context, transformer_options)
+    plan: Plan = transformer_options[KEY]
+    if plan.blocks is not None:
+        transformer_options = _causal(plan.blocks, x, context, transformer_options)
+    if plan.positions is not None:
+        transformer_options = _positioned(executor.class_obj, plan.positions, x, transformer_options)
     timestep = timestep.reshape(x.shape[0], -1) * ratio
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
 
@@ -234,3 +240,23 @@ def _causal(blocks: list[int], x: Tensor, context: Tensor, options: dict[str, An
         return block_causal(inner, query, key, value, tokens)
 
     return {**options, ATTENTION: override}
+
+
+def _positioned(wan: Any, positions: tuple[int, ...], x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with which frames are at positions of their own in the rotary embedding, in every block."""
+    rotary = wan.rope_encode(
+        max(positions) + 1, *x.shape[3:], device=x.device, dtype=x.dtype, transformer_options=options
+    )  # (1, positions * tokens of a frame, ...)
+    tokens = rotary.shape[1] // (max(positions) + 1)
+    rotary = torch.cat([rotary[:, p * tokens : (p + 1) * tokens] for p in positions], dim=1)
+    replaced = options.get("patches_replace", {})
+    blocks = replaced.get("dit", {})
+    names = [("double_block", number) for number in range(len(wan.blocks))]
+    ours = {name: partial(_block_with, rotary, blocks.get(name)) for name in names}
+    return {**options, "patches_replace": {**replaced, "dit": {**blocks, **ours}}}
+
+
+def _block_with(rotary: Tensor, other: Callable | None, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """A block with another rotary embedding, in whatever another node has put in its place."""
+    args = {**args, "pe": rotary}
+    return extra["original_block"](args) if other is None else other(args, extra)

@@ -9,49 +9,58 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel, WanTransformer3DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...capabilities import check_text_to_video
+from ...forcing import PARTS, TARGET, frame_rate_offset
 from ...wan import PREFIX, diffusers_key, original_key, wan_config
+from .forcing import FPS, as_wan
 
 FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
 
 
-def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer3DModel:
+def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16, fps: float = FPS) -> WanTransformer3DModel:
     """Opens a Wan text-to-video checkpoint of any size: an original or ComfyUI safetensors file, or a Diffusers folder.
 
-    fp8 files are read with their scales. What Diffusers keeps in fp32 is kept so.
+    fp8 files are read with their scales. What Diffusers keeps in fp32 is kept so. SkyReels-V2 is a Wan.
+
+    Args:
+        fps: frames a second, of which only SkyReels-V2-DF-1.3B is told.
 
     Raises:
         ValueError: it cannot be used; the message says why.
     """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path, dtype)
+        return _open_folder(path, dtype, fps)
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(f"{path} is not a safetensors file or a Diffusers folder: give a Wan text-to-video checkpoint.")
     try:
-        return _open_file(path, dtype)
+        return _open_file(path, dtype, fps)
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged or cut off ({error}): download it again.") from error
 
 
-def _open_folder(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+def _open_folder(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DModel:
     """The folder of a transformer, or of a pipeline that has one."""
     if (path / "model_index.json").is_file():
         path = path / "transformer"
     try:
-        wan = WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
+        kind = WanTransformer3DModel.load_config(path).get("_class_name")
+        if kind == SkyReelsV2Transformer3DModel.__name__:
+            wan = as_wan(SkyReelsV2Transformer3DModel.from_pretrained(path, torch_dtype=dtype), fps)
+        else:
+            wan = WanTransformer3DModel.from_pretrained(path, torch_dtype=dtype)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a folder of Diffusers' Wan, or incomplete ({error}).") from error
     check_text_to_video(wan.config.in_channels, wan.config.out_channels)
     return wan
 
 
-def _open_file(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+def _open_file(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DModel:
     with safe_open(path, framework="pt") as file:
         names = {PREFIX.sub("", key): key for key in file.keys()}  # noqa: SIM118
         config = wan_config(
@@ -59,7 +68,12 @@ def _open_file(path: Path, dtype: torch.dtype) -> WanTransformer3DModel:
         )
         with init_empty_weights(include_buffers=False):
             wan = WanTransformer3DModel(**config)
-        state = {diffusers_key(name): _weight(file, names, name, dtype) for name in names if not _is_scale(name)}
+        parts = {name: _weight(file, names, name, torch.float32) for name in PARTS if name in names}
+        weights = [name for name in names if name not in parts and not _is_scale(name)]
+        state = {diffusers_key(name): _weight(file, names, name, dtype) for name in weights}
+        if len(parts) == len(PARTS):
+            bias = _weight(file, names, TARGET, torch.float32) + frame_rate_offset(parts, fps)
+            state[diffusers_key(TARGET)] = bias.to(dtype)
     expected = set(wan.state_dict())
     if strays := sorted(state.keys() - expected):
         raise ValueError(

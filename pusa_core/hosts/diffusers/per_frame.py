@@ -30,7 +30,7 @@ from ...wan import PATCH
 STEP, VIRTUAL = "pusa_step", "pusa_virtual"  # names in `attention_kwargs`, which the transformer itself does not read
 
 
-def velocity(wan: nn.Module, latents: Tensor, sigmas: Tensor, text: Tensor) -> Tensor:
+def velocity(wan: nn.Module, latents: Tensor, sigmas: Tensor, text: Tensor, positions: Sequence[int] | None = None) -> Tensor:
     """The model's velocity for latents whose frames may have sigmas of their own.
 
     Gradients and gradient checkpointing are as ever.
@@ -40,32 +40,42 @@ def velocity(wan: nn.Module, latents: Tensor, sigmas: Tensor, text: Tensor) -> T
         latents: (B, C, F, H, W).
         sigmas: (B,), one for each clip, or (B, F), one for each latent frame.
         text: (B, L, text width).
+        positions: of latent frames in time, where each has a sigma of its own; None counts them from 0.
     """
     timesteps = 1000 * sigmas
     if timesteps.ndim == 1:
         return wan(latents, timesteps, text, return_dict=False)[0]
     model = unwrapped(wan)
-    with per_frame_timesteps(model):
+    with per_frame_timesteps(model, positions=positions):
         return wan(latents, timestep_input(model, timesteps, latents), text, return_dict=False)[0]
 
 
 @contextmanager
-def per_frame_timesteps(model: Any, blocks: Sequence[int] | None = None) -> Iterator[None]:
+def per_frame_timesteps(
+    model: Any, blocks: Sequence[int] | None = None, positions: Sequence[int] | None = None
+) -> Iterator[None]:
     """Within it a transformer takes what `timestep_input` makes.
 
     Args:
         blocks: latent frames of each block of causal attention; None where all attend to all.
+        positions: see `velocity`.
 
     Raises:
-        ValueError: causal attention of a model that is split by tokens.
+        ValueError: causal attention or positions of a model that is split by tokens.
     """
     if blocks is not None and is_split_by_tokens(model):
         raise ValueError("Causal attention was asked for with context parallelism, which splits its blocks: take one out.")
+    if positions is not None and is_split_by_tokens(model):
+        raise ValueError(
+            "Frames were given positions of their own with context parallelism, which splits these: take one out."
+        )
     if is_split_by_tokens(model):
         yield
         return
     with ExitStack() as stack:
         stack.enter_context(model.patch_embedding.register_forward_hook(_fold_frames))
+        if positions is not None:
+            stack.enter_context(model.rope.register_forward_hook(partial(_rotary_at, positions)))
         if torch.is_grad_enabled() and model.gradient_checkpointing:
             stack.enter_context(_recomputed_with_clips(model))
         else:
@@ -95,6 +105,15 @@ def is_split_by_tokens(model: nn.Module) -> bool:
 
 def _fold_frames(module: nn.Module, args: Any, patches: Tensor) -> Tensor:
     return rearrange(patches, "b d f h w -> (b f) d 1 h w")
+
+
+def _rotary_at(positions: Sequence[int], rope: nn.Module, args: Any, rotary: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rotary embedding of frames at positions of their own, out of that of a longer clip."""
+    longer = args[0][:, :, :1].expand(-1, -1, max(positions) + 1, -1, -1)
+    tokens = rotary[0].shape[1] // len(positions)
+    return tuple(
+        torch.cat([part[:, p * tokens : (p + 1) * tokens] for p in positions], dim=1) for part in rope.forward(longer)
+    )
 
 
 class ClipAttention:
@@ -164,7 +183,9 @@ class Step:
 
 
 @contextmanager
-def virtual_latents(transformers: Iterable[nn.Module], blocks: Sequence[int] | None = None) -> Iterator[None]:
+def virtual_latents(
+    transformers: Iterable[nn.Module], blocks: Sequence[int] | None = None, positions: Sequence[int] | None = None
+) -> Iterator[None]:
     """Within it the models take virtual latents and give their velocities, with a `Step` in `attention_kwargs`.
 
     The hooks look at nothing but a call's inputs: a compiled graph is right for every step and every call with a `Step`, and
@@ -172,7 +193,7 @@ def virtual_latents(transformers: Iterable[nn.Module], blocks: Sequence[int] | N
     """
     with ExitStack() as stack:
         for model in map(unwrapped, transformers):
-            stack.enter_context(per_frame_timesteps(model, blocks))
+            stack.enter_context(per_frame_timesteps(model, blocks, positions))
             stack.enter_context(model.register_forward_pre_hook(_show_frames, with_kwargs=True))
             stack.enter_context(model.register_forward_hook(_velocity_of_virtual, with_kwargs=True))
         yield

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import SkyReelsV2Transformer3DModel, WanPipeline, WanTransformer3DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from einops import rearrange
 from torch import Tensor
 
 from ...capabilities import check_text_to_video
-from ...frames import pixel_length
+from ...frames import latent_length, pixel_length
 from ...lora import LoraReport
-from ...plan import Plan, join_plans, plan_clip
+from ...plan import Plan, join_plans, leading, place_keyframes, plan_clip
 from ...resize import fit_images
+from ...roll_files import RollFolder, settings_key
+from ...rolling import Roll
 from ...schedule import FrameSchedule
+from ...staircase import Staircase
 from ...virtual_latent import per_frame
+from ...wan import EXPERT_BOUNDARY
 from .checks import (
     check_latents,
     check_length,
@@ -28,6 +33,8 @@ from .checks import (
     check_size,
     check_start,
 )
+from .forcing import FPS, as_wan
+from .long_video import Guidance, LongVideo, blended, by_frame, fingerprint, long_video_studio
 from .lora import load_pusa_lora
 from .per_frame import STEP, Step, virtual_latents
 from .pictures import as_list, is_per_prompt, read_keyframes
@@ -78,16 +85,24 @@ class PusaWanPipeline(WanPipeline):
     scheduler: Any  # which one call may replace
 
     @classmethod
-    def from_wan(cls, wan: WanPipeline, shift: float = 5.0) -> PusaWanPipeline:
-        """A pipeline that shares `wan`'s models, on Pusa's sigma grid; assign another scheduler to use that.
+    def from_wan(cls, wan: Any, shift: float = 5.0, fps: float = FPS) -> PusaWanPipeline:
+        """A pipeline that shares the models of a `WanPipeline`, on Pusa's sigma grid; assign another scheduler to use that.
+
+        A pipeline of SkyReels-V2 will do, too, whose transformer is a Wan.
 
         Offload is to be turned on here and not there, as with `from_pipe`, which would also cast every model to fp32.
+
+        Args:
+            fps: frames a second, of which only SkyReels-V2-DF-1.3B is told.
 
         Raises:
             ValueError: it is not a text-to-video model.
         """
-        config = {"boundary_ratio": wan.config.boundary_ratio, "expand_timesteps": wan.config.expand_timesteps}
-        pipe = cls(**{**wan.components, "scheduler": PusaScheduler(shift=shift)}, **config)
+        config = {name: wan.config[name] for name in ("boundary_ratio", "expand_timesteps") if name in wan.config}
+        models = {**wan.components, "scheduler": PusaScheduler(shift=shift)}
+        if isinstance(models["transformer"], SkyReelsV2Transformer3DModel):
+            models["transformer"] = as_wan(models["transformer"], fps)
+        pipe = cls(**models, **config)
         for model in pipe.transformers:
             check_text_to_video(model.config.in_channels, model.config.out_channels)
         return pipe
@@ -117,11 +132,11 @@ class PusaWanPipeline(WanPipeline):
         return load_pusa_lora(self, path, alpha, low_noise, adapter_name)
 
     @torch.no_grad()
-    def plan(self, keyframes: Any, height: int, width: int, num_frames: int) -> Plan:
+    def plan(self, keyframes: Any, height: int, width: int, num_frames: int, staircase: Staircase | None = None) -> Plan:
         """One clip's keyframes encoded and placed; pictures of another size are cropped to the clip's.
 
         Args:
-            keyframes: as `__call__` takes them.
+            keyframes, staircase: as `__call__` takes them.
 
         Raises:
             ValueError: a keyframe cannot be read or placed, see `plan_clip`; or there is no VAE to encode it.
@@ -129,9 +144,12 @@ class PusaWanPipeline(WanPipeline):
         read = read_keyframes(as_list(keyframes), num_frames)
         if read and self.vae is None:
             raise ValueError("This pipeline has no VAE to encode keyframes with: give a Plan whose latents are encoded.")
-        plan = plan_clip(read, num_frames, lambda pictures: self._encode(fit_images(pictures, width, height, "crop")))
+        plan = plan_clip(read, num_frames, self._encode_cropped(height, width), staircase)
         self.maybe_free_model_hooks()
         return plan
+
+    def _encode_cropped(self, height: int, width: int) -> Callable[[Tensor], Tensor]:
+        return lambda pictures: self._encode(fit_images(pictures, width, height, "crop"))
 
     def _encode(self, pictures: Tensor) -> Tensor:
         """(N, H, W, 3) in [0, 1] -> (1, C, (N-1)/4+1, h, w) in the VAE's own scale."""
@@ -142,9 +160,20 @@ class PusaWanPipeline(WanPipeline):
         """Latents from the VAE's own scale to the model's; without a VAE they are in that already."""
         if self.vae is None:
             return latents
+        mean, std = self._scale(latents)
+        return (latents - mean) / std
+
+    def _scale(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's latents, as they meet latents."""
         config = self.vae.config
         mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
-        return (latents - mean) / std
+        return mean, std
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Latents as the model sees them -> pictures (B, T, H, W, 3) in [0, 1]."""
+        mean, std = self._scale(latents)
+        video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
+        return rearrange((video.float() / 2 + 0.5).clamp(0, 1), "b c t h w -> b t h w c")
 
     @torch.no_grad()
     def __call__(
@@ -160,6 +189,7 @@ class PusaWanPipeline(WanPipeline):
         callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         attention_kwargs: dict[str, Any] | None = None,
+        staircase: Staircase | None = None,
         **wan: Any,
     ) -> Any:
         """`WanPipeline`'s call with keyframes; what is not named here is as there.
@@ -179,6 +209,8 @@ class PusaWanPipeline(WanPipeline):
             height, width: pixels; multiples of 16, of 32 for the 5B model.
             num_frames: 4n+1.
             callback_on_step_end: gets, and may change, the latents of the frames, each at its own sigma.
+            staircase: when frames take their steps, see `pusa_core.staircase`; steps and shift are then its own. For
+                diffusion forcing models, as SkyReels-V2-DF: `Staircase(30, 8.0, delay=5, block=5, causal=True)`.
 
         Raises:
             ValueError: a keyframe cannot be read or placed, the plan is for another length, size or number of clips, or
@@ -189,7 +221,7 @@ class PusaWanPipeline(WanPipeline):
             "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
         }  # fmt: skip
-        plan = self._read_plan(keyframes, call)
+        plan = self._read_plan(keyframes, call, staircase)
         if plan is None or plan.is_ordinary:
             callback = {
                 "callback_on_step_end": callback_on_step_end,
@@ -204,15 +236,110 @@ class PusaWanPipeline(WanPipeline):
             check_single_transformer(self.transformers)
             scheduler, call["num_inference_steps"] = PusaScheduler(shift=plan.staircase.clock_shift), len(plan.grid) - 1
         check_scheduler(scheduler, plan)
-        with self._running(plan, scheduler, attention_kwargs) as run, virtual_latents(self.transformers, plan.blocks):
+        seen = virtual_latents(self.transformers, plan.blocks, plan.positions)
+        with self._running(plan, scheduler, attention_kwargs) as run, seen:
             callback = run.callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
             return super().__call__(**call, **callback, attention_kwargs=run.attention_kwargs)
 
-    def _read_plan(self, keyframes: Any, call: dict[str, Any]) -> Plan | None:
+    @torch.no_grad()
+    def long_video(
+        self,
+        prompt: str | Mapping[int, str] | None = None,
+        negative_prompt: str | None = None,
+        keyframes: Any = (),
+        height: int = 480,
+        width: int = 832,
+        num_frames: int = 321,
+        guidance_scale: float = 3.0,
+        guidance_scale_2: float | None = None,
+        generator: torch.Generator | None = None,
+        moving_frames: int = 4,
+        steps: int = 1,
+        shift: float = 5.0,
+        blend: int = 8,
+        anchor_distance: int = 1,
+        keyframes_beside: bool = False,
+        folder: str | Path | None = None,
+        prompt_embeds: Tensor | Mapping[int, Tensor] | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        max_sequence_length: int = 512,
+    ) -> LongVideo:
+        """A video of any length in the memory of a short one; it is made while the result is iterated over or saved.
+
+        A window of a few latent frames rolls along the video, see `pusa_core.rolling`. With two transformers every
+        evaluation is made by both, for frames are at high and at low noise at once.
+
+        Args:
+            prompt: one, or by the pixel frame at which each begins to hold: `{0: "a boat sails on", 160: "a storm"}`.
+            keyframes: as `__call__` takes them, for one prompt; they hold their pictures. Those at the start are where the
+                video begins; later ones are met on the way.
+            num_frames: 4n+1.
+            generator: whose seed the noise has.
+            moving_frames: latent frames that are denoised at once, each a step behind the one before.
+            steps: model evaluations for each new latent frame; a frame takes `moving_frames` times as many steps.
+            shift: flow shift of a frame's steps; the pipeline's scheduler takes no part.
+            blend: frames over which one prompt passes into the next.
+            anchor_distance: latent frames by which the first frame seems to lie before the newest finished one, at most.
+            keyframes_beside: single pictures on the way are shown beside their frame, which is painted after them.
+            folder: keeps what a run that is stopped, or dies, needs to go on from; the same call goes on.
+            prompt_embeds: in place of `prompt`, (1, L, text width) each.
+
+        Raises:
+            ValueError: the same as by `__call__`; or there is no VAE, or one that decodes whole clips only.
+        """
+        check_size(height, width, self.vae_scale_factor_spatial)
+        if self.vae is None:
+            raise ValueError("This pipeline has no VAE, with which a long video is decoded as it is made: give it one.")
+        frames, staircase = latent_length(num_frames), Staircase.rolling(moving_frames, steps, shift)
+        read = read_keyframes(as_list(keyframes), num_frames)
+        placed, notes = place_keyframes(read, frames, self._encode_cropped(height, width))
+        given = {frame: (self._normalised(p.latent).cpu(), p.multiplier) for frame, p in placed.items()}
+        scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
+        prompts = by_frame(prompt if prompt_embeds is None else prompt_embeds)
+        texts = {frame: self._embedded(text, max_sequence_length) for frame, text in prompts.items()}
+        without = (negative_prompt or "") if negative_prompt_embeds is None else negative_prompt_embeds
+        negative = self._embedded(without, max_sequence_length) if max(scales) > 1 else None
+        self.maybe_free_model_hooks()
+        guidance = Guidance(blended(texts, blend), negative, scales, self.config.boundary_ratio or EXPERT_BOUNDARY)
+        seed = torch.Generator().seed() if generator is None else generator.initial_seed()
+        sides = (height // self.vae_scale_factor_spatial, width // self.vae_scale_factor_spatial)
+        shape = (1, self.transformers[0].config.in_channels, *sides)
+        rolled = (moving_frames, steps, shift, blend, anchor_distance, keyframes_beside)
+        kept = (
+            None
+            if folder is None
+            else RollFolder(Path(folder) / self._settings_key([shape, frames, seed, scales, rolled], texts, negative, given))
+        )
+
+        def begin() -> Roll:
+            progress = None if kept is None else kept.load(leading(given))
+            studio = long_video_studio(self, guidance, seed, shape)
+            return Roll(staircase, frames, given, studio, progress, anchor_distance, keyframes_beside)
+
+        return LongVideo(begin, notes, kept, self.progress_bar, self.maybe_free_model_hooks)
+
+    def _embedded(self, text: Any, length: int) -> Tensor:
+        """A prompt, or an embedding of one, (1, L, text width)."""
+        if not isinstance(text, Tensor):
+            text = self.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
+        return text.to(self._execution_device)
+
+    def _settings_key(
+        self, plain: list[Any], texts: dict[int, Tensor], negative: Tensor | None, given: dict[int, Any]
+    ) -> str:
+        """Where a long video is kept on the way: another folder for everything that makes another video."""
+        settings = {"settings": plain, "negative": negative}
+        settings |= {f"text {frame}": text for frame, text in texts.items()}
+        settings |= {f"keyframe {frame}, noise {m}": latent for frame, (latent, m) in given.items()}
+        for number, wan in enumerate(self.transformers):
+            settings |= fingerprint(f"model {number}", wan)
+        return settings_key(settings)
+
+    def _read_plan(self, keyframes: Any, call: dict[str, Any], staircase: Staircase | None) -> Plan | None:
         if isinstance(keyframes, Plan):
             return keyframes
-        keyframes, size = as_list(keyframes), (call["height"], call["width"], call["num_frames"])
-        if not keyframes:
+        keyframes, size = as_list(keyframes), (call["height"], call["width"], call["num_frames"], staircase)
+        if not keyframes and staircase is None:
             return None
         if not is_per_prompt(keyframes):
             return self.plan(keyframes, *size)
@@ -255,13 +382,15 @@ class _Run:
         """Takes all to the latents' device, once."""
         check_latents(self.plan, latents)
         self.clean, self.table = self.clean.to(latents.device), self.plan.table.to(latents.device)
+        self.shown = None if self.plan.shown is None else self.plan.shown.to(latents.device)
         self.sigmas = self.scheduler.sigmas.to(latents.device)
         check_start(self.scheduler, self.plan, self._advance().at)
 
     def _advance(self) -> Step:
         """The step that the scheduler is at, for the model, too. A scheduler's timesteps may be rounded: its sigmas count."""
         sigma = self.sigmas[self.scheduler.step_index or 0]
-        step = Step(self.table.at(sigma, self.sigmas), self.clean, sigma, self.plan.frames_at(sigma))
+        seen = None if self.shown is None else self.shown.at(sigma)
+        step = Step(self.table.at(sigma, self.sigmas), self.clean, sigma, seen)
         self.attention_kwargs[STEP] = step
         return step
 
