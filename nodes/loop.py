@@ -9,17 +9,18 @@ from comfy_api.latest import io
 
 from ..pusa_core.frames import MAX_LENGTH
 from ..pusa_core.hosts.comfyui import check_vae, image_encoder
+from ..pusa_core.hosts.comfyui.checks import warn_beyond_training
 from ..pusa_core.hosts.comfyui.long_video import Guidance, long_video_studio, prompts_by_frame
 from ..pusa_core.loop import Loop, Seam, loop_latents, turn
 from ..pusa_core.messages import fault, say
 from ..pusa_core.roll_files import RollFolder
+from ..pusa_core.rolling import segments
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
-from .long_video import (
+from .rolling import (
     RollProgress,
     finished_video,
     folder_of,
-    latent_shape,
     low_noise_inputs,
     picture_inputs,
     rolling_inputs,
@@ -39,8 +40,8 @@ class PusaLoop(io.ComfyNode):
             display_name="Pusa Loop",
             category=CATEGORY,
             **search_aliases("loop", "looping video", "seamless loop", "endless loop", "cinemagraph", "gif"),
-            description="Makes a video that can be played round and round without a seam: while its last frames are made, the "
-            "model sees the first ones after them. It works where the motion can come back in that many frames (waves, "
+            description="Makes a video that can be played round and round without a seam: while its last frames are made, "
+            "the model sees the first ones after them. It works where the motion can come back in that many frames (waves, "
             "smoke, swaying, bouncing, turning), and not where it cannot (something that leaves the picture). Begins from "
             "text or from an image. Tried on the demo model, not at 14B.",
             inputs=[
@@ -57,14 +58,23 @@ class PusaLoop(io.ComfyNode):
                     tooltip="Frames of the loop, 4n: as many as the motion needs to come back. At least 4 times "
                     "moving_frames + 1.",
                 ),
+                io.Int.Input(
+                    "lead_in",
+                    default=8,
+                    min=0,
+                    max=MAX_LENGTH - 1,
+                    step=4,
+                    tooltip="Frames, 4n, that are made before the loop and left out, for a video begins less evenly than it goes "
+                    "on. With 0 the loop comes back to the image itself; the seam is rougher. Recommended: 8.",
+                ),
                 io.Float.Input("fps", default=16.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second of the file."),
                 *rolling_inputs(),
                 io.String.Input("filename_prefix", default="video/pusa_loop", tooltip="Where in the output folder."),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The loop begins right after this picture and comes back to it: its first frame is nearly the "
-                    "same. Without one it begins from text.",
+                    tooltip="What leads into the loop. With lead_in 0 the loop comes back to it: its first frame is nearly the "
+                    "same. Without an image it begins from text.",
                 ),
                 *low_noise_inputs(),
             ],
@@ -78,26 +88,29 @@ class PusaLoop(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, vae, width, height, length, fps, seed, cfg, moving_frames, steps, shift, blend,
+        cls, model, positive, negative, vae, width, height, length, lead_in, fps, seed, cfg, moving_frames, steps, shift, blend,
         resize, filename_prefix, image=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, image=image)
         check_vae(vae, width, height)
-        latents, shape = loop_latents(length), latent_shape(vae, width, height)
+        latents, lead, stride = loop_latents(length), loop_latents(lead_in), vae.spacial_compression_encode()
         staircase = rolling_staircase(moving_frames, steps, shift)
         before = _encoded(image, image_encoder(vae, width, height, resize), model.model.latent_format.process_in)
         given = {} if before is None else {0: (before, 0.0)}
-        guidance = Guidance(prompts_by_frame(positive, blend), negative, cfg, boundary)
+        prompts = prompts_by_frame(positive, blend)
+        guidance = Guidance(lambda frame: prompts((frame - lead_in) % length), negative, cfg, boundary)
         models = [m for m in (model, low_noise_model) if m is not None]
-        progress = RollProgress(cls, latents + 1 - len(given), staircase, len(models))
-        studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
-        plain = ["loop", *shape, latents, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
+        shape = (1, vae.latent_channels, height // stride, width // stride)
+        plain = ["loop", *shape, latents, lead, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
         folder = RollFolder(folder_of(plain, positive, negative, given, models))
         earlier = folder.load(len(given))
-        loop = Loop(staircase, latents, before, studio, earlier)
+        warn_beyond_training(model, next(segments(staircase, len(given), latents)).plan({}, {}))
+        progress = RollProgress(cls, staircase, len(given), 1 + lead + latents, len(models), earlier)
+        studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
+        loop = Loop(staircase, latents, before, studio, lead, earlier)
         write_roll(loop, folder, fps, max(len(given), earlier.frames), progress)
         path, report = _write_turn(loop, folder, fps)
-        return finished_video(path, folder, filename_prefix, width, height, report)
+        return finished_video(path, folder, filename_prefix, (width, height), report)
 
 
 def _encoded(image, encode, process_in):
@@ -112,9 +125,9 @@ def _encoded(image, encode, process_in):
 def _write_turn(loop: Loop, folder: RollFolder, fps: float) -> tuple[Path, str]:
     """The loop's file, in the folder, and what can be said about its seam."""
     path, seam = folder.folder / "loop.mp4", Seam()
-    last = loop.finished[loop.latents].pictures
+    last = loop.finished[loop.frames - 1].pictures
     with VideoWriter(path, fps) as writer:
-        for pictures in turn(folder.latents(1, loop.latents + 1), loop.studio.decode, last):
+        for pictures in turn(folder.latents(loop.first, loop.frames), loop.studio.decode, last):
             comfy.model_management.throw_exception_if_processing_interrupted()
             writer.write(pictures[0])
             seam.see(pictures)

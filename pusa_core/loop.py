@@ -1,8 +1,8 @@
 """Loops: a loop is a long video that finds its own start as keyframes after its end.
 
-Latent frame 0 leads into the loop and is not of it: it is a picture that is given, or made as a video's first frame is. The
-loop are the frames from 1 to its length, four pictures each. While the last of them are made, the rolling window shows what
-follows them, frame 1 and on as they were made, so that the end moves towards the start as towards keyframes on the way.
+Latent frame 0, a picture that is given or made, and perhaps some more lead into the loop and are not of it: those after a
+video's start are not yet as even as later ones. The loop's frames follow, four pictures each. While the last of them are
+made, the rolling window shows the first ones behind them, so that the end moves towards the start as towards keyframes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from .staircase import Staircase
 
 
 def loop_latents(length: int) -> int:
-    """Latent frames of a loop of `length` pixel frames.
+    """Latent frames of a loop, or of what leads into it, of `length` pixel frames.
 
     Raises:
         ValueError: `length` is not 4n.
     """
     check_integer(length, mark("The length of a loop"))
-    if not TEMPORAL_STRIDE <= length <= MAX_LENGTH:
+    if not 0 <= length <= MAX_LENGTH:
         raise fault(
-            "A loop of {length} frames was asked for; give a length from {least} to {most}.",
+            "A loop of {length} frames was asked for; give a length from 0 to {most}.",
             length=describe(length),
-            least=TEMPORAL_STRIDE,
             most=MAX_LENGTH,
         )
     rest = length % TEMPORAL_STRIDE
@@ -48,22 +47,32 @@ class Loop(Roll):
     """Makes a loop latent frame by latent frame, see `Roll`; when it is done, `turn` decodes it.
 
     Args:
-        staircase: with a window.
+        staircase: with a window; its blocks end where the loop does.
         latents: latent frames of the loop.
-        before: clean latent (B, C, 1, h, w) of the picture that leads into it and that its end comes back to; None makes one.
+        before: clean latent (B, C, 1, h, w) of the video's first picture; None makes one.
+        lead_in: latent frames between that one and the loop. With 0 the loop's end comes back to the first picture.
         progress: where an earlier run of the same loop stopped.
 
+    Attributes:
+        first: the video's frame with which the loop begins.
+
     Yields:
-        the frame before the loop, then each of the loop's. Their pictures know nothing of the loop's end.
+        the video's frames; the last `latents` are the loop. Their pictures know nothing of the loop's end.
 
     Raises:
         ValueError: the window would show the loop's end and the same frames at its start at once.
     """
 
     def __init__(
-        self, staircase: Staircase, latents: int, before: Tensor | None, studio: Studio, progress: Progress | None = None
+        self,
+        staircase: Staircase,
+        latents: int,
+        before: Tensor | None,
+        studio: Studio,
+        lead_in: int = 0,
+        progress: Progress | None = None,
     ):
-        self.latents, self.least = latents, _least(staircase)
+        self.latents, self.first, self.least = latents, lead_in + 1, _least(staircase)
         if latents < self.least:
             raise fault(
                 "A loop of {frames} frames is too short for a window of {window} latent frames: make it {least} frames or "
@@ -73,10 +82,10 @@ class Loop(Roll):
                 least=TEMPORAL_STRIDE * self.least,
             )
         self.met: dict[int, tuple[Tensor, float]] = {} if before is None else {0: (before, 0.0)}
-        super().__init__(staircase, latents + 1, self.met, studio, progress)
+        super().__init__(staircase, self.first + latents, self.met, studio, progress)
 
     def _finish(self, frame: int, latent: Tensor) -> Made:
-        if 0 < frame < self.least:  # no later one is shown with the end
+        if self.first <= frame < self.first + self.least:  # no later one is shown with the end
             self.met[frame + self.latents] = latent, 0.0
         return super()._finish(frame, latent)
 
@@ -89,7 +98,7 @@ def _least(staircase: Staircase) -> int:
 def turn(latents: Iterable[Tensor], decode: Callable[[Tensor], Tensor], last: Tensor) -> Iterator[Tensor]:
     """The pictures of a loop in their order, decoded a second time round: so each knows those before it round the circle.
 
-    Frame 0 is the last picture of the last latent frame, where the one that leads into the loop was.
+    Frame 0 is the last picture of the last latent frame, where the one before the loop was.
 
     Args:
         latents: the loop's, (B, C, 1, h, w) each.

@@ -12,12 +12,12 @@ from pusa_core.staircase import Staircase, Window
 from tests.core.test_rolling import noise, studio
 from tests.core.test_staircase import euler
 
-CASES = [  # steps, delay, block, window, anchors, latents, given
-    (4, 1, 1, 6, (0,), 7, True),
-    (4, 1, 1, 6, (0,), 5, False),
-    (4, 1, 1, 5, (), 9, False),
-    (6, 2, 1, 5, (0,), 6, True),
-    (4, 2, 2, 8, (0, 1), 8, True),
+CASES = [  # steps, delay, block, window, anchors, latents, given, lead-in
+    (4, 1, 1, 6, (0,), 7, True, 0),
+    (4, 1, 1, 6, (0,), 5, False, 2),
+    (4, 1, 1, 5, (), 9, False, 0),
+    (6, 2, 1, 5, (0,), 6, True, 3),
+    (4, 2, 2, 8, (0, 1), 8, True, 2),
 ]
 
 
@@ -25,20 +25,20 @@ def made(loop):
     return torch.cat([m.latent for m in loop], 2)
 
 
-@pytest.mark.parametrize("steps, delay, block, size, anchors, latents, given", CASES)
-def test_a_loop_is_a_clip_with_its_start_after_its_end(steps, delay, block, size, anchors, latents, given):
+@pytest.mark.parametrize("steps, delay, block, size, anchors, latents, given, lead", CASES)
+def test_a_loop_is_a_clip_with_its_start_after_its_end(steps, delay, block, size, anchors, latents, given, lead):
     """The reference knows nothing of loops: it is one clip, whose keyframes are taken from the loop."""
     staircase, more = Staircase(steps, 5.0, delay, block, Window(size, anchors)), 9
-    before = noise(99) if given else None
-    loop = made(Loop(staircase, latents, before, studio()))
-    assert loop.shape[2] == latents + 1
-    clean = torch.cat([loop, *[loop[:, :, 1 + i % latents][:, :, None] for i in range(more)]], 2)
-    places = [0] * given + [*range(latents + 1, latents + 1 + more)]
+    video = made(Loop(staircase, latents, noise(99) if given else None, studio(), lead))
+    frames = 1 + lead + latents
+    assert video.shape[2] == frames
+    clean = torch.cat([video, *[video[:, :, 1 + lead + i % latents][:, :, None] for i in range(more)]], 2)
+    places = [0] * given + [*range(frames, frames + more)]
     encoded = iter([clean[:, :, place : place + 1] for place in places])
     keyframes = [still_keyframe(torch.zeros(1, 8, 8, 3), place, "latent", 0.0) for place in places]
-    plan = plan_clip(keyframes, pixel_length(latents + 1 + more), lambda _: next(encoded), staircase)
-    whole = euler(plan, torch.cat([noise(f) for f in range(latents + 1 + more)], 2))
-    torch.testing.assert_close(loop, whole[:, :, : latents + 1], rtol=0, atol=5e-5)
+    plan = plan_clip(keyframes, pixel_length(frames + more), lambda _: next(encoded), staircase)
+    whole = euler(plan, torch.cat([noise(f) for f in range(frames + more)], 2))
+    torch.testing.assert_close(video, whole[:, :, :frames], rtol=0, atol=5e-5)
 
 
 def test_the_end_knows_the_start():
@@ -90,7 +90,7 @@ def test_a_turn_begins_with_the_picture_before_the_loop():
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length, message", [(29, "use 28 or 32"), (0, "from 4 to"), (2.5, "a whole number, not 2.5")])
+@pytest.mark.parametrize("length, message", [(29, "use 28 or 32"), (-4, "from 0 to"), (2.5, "a whole number, not 2.5")])
 def test_a_length_that_no_loop_has(length, message):
     with pytest.raises(ValueError, match=message):
         loop_latents(length)
