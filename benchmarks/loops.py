@@ -7,6 +7,7 @@ of means over clips (Student's t) and seeds.
 
 - velocity change: of the object's velocity at a step between frames, in pixels (of 64) a frame.
 - picture step: mean difference of a frame from the one before, in levels of 255.
+- worst border: the mean velocity change over that border, the seam included, where it is largest, and the frame it leads to.
 - speed: mean way of the object in pixels a frame.
 - picture: how near the loop's frame 0 is to the picture that was given, PSNR in dB, where it comes back to it.
 """
@@ -141,7 +142,7 @@ def main() -> None:
         for number, (what, motion) in enumerate(MOTIONS.items()):
             if number in (options.motions or range(len(MOTIONS))):
                 rows += motion_rows(demo, what, motion, options)
-    header = ["motion", "method", "velocity change: seam", "borders", "inside", "seam less borders",
+    header = ["motion", "method", "velocity change: seam", "borders", "inside", "seam less borders", "worst border",
               "picture step: seam", "borders", "inside", "seam less borders", "speed", "permanence", "picture"]  # fmt: skip
     about = f"{options.clips} loops of each motion, {options.seeds} seed each, cfg {CFG:g}."
     bench.publish("loops", f"{about}\n\n{bench.table(header, rows)}", options.write)
@@ -164,15 +165,20 @@ def figures(clips: Tensor, scenes: Sequence[Scene], motion: Motion, comes_back: 
     changes = torch.stack([velocity_changes(clip, s) for clip, s in zip(clips, scenes)])
     speeds = torch.stack([velocities(clip, s).norm(dim=1).nanmean() for clip, s in zip(clips, scenes)])
     present = torch.stack([presence(clip, s).mean() for clip, s in zip(clips, scenes)])
-    moved = [*_cells(changes), _cell(speeds)] if motion.goes else ["-"] * 5
+    moved = [*_cells(changes), _worst(changes), _cell(speeds)] if motion.goes else ["-"] * 6
     picture = _cell(decibels(clips[:, 0], draw(scenes, 1)[:, 0])) if comes_back else "-"
-    return [*moved[:4], *_cells(torch.stack([picture_steps(clip) for clip in clips])), moved[4], _cell(present), picture]
+    return [*moved[:5], *_cells(torch.stack([picture_steps(clip) for clip in clips])), moved[5], _cell(present), picture]
 
 
 def _cells(steps: Tensor) -> list[str]:
     """Of a figure of every step, (B, T): means over the seam, other borders and inside, and the first two's difference."""
     means = [steps[:, which].nanmean(1) for which in places(steps.shape[1]).values()]
     return [*map(_cell, means), str(paired_difference(means[0], means[1]))]
+
+
+def _worst(steps: Tensor) -> str:
+    means = steps.nanmean(0)[1::TEMPORAL_STRIDE]
+    return f"{means.max():.2f} (frame {TEMPORAL_STRIDE * int(means.argmax()) + 1})"
 
 
 def _cell(values: Tensor) -> str:

@@ -64,8 +64,8 @@ class PusaLoop(io.ComfyNode):
                     min=0,
                     max=MAX_LENGTH - 1,
                     step=4,
-                    tooltip="Frames, 4n, that are made before the loop and left out, for a video begins less evenly than it goes "
-                    "on. With 0 the loop comes back to the image itself; the seam is rougher. Recommended: 8.",
+                    tooltip="Frames, 4n, that are made before the loop and left out, for a video begins less evenly than it "
+                    "goes on. With 0 the loop comes back to the image itself; the seam is rougher. Recommended: 8.",
                 ),
                 io.Float.Input("fps", default=16.0, min=1.0, max=120.0, step=0.5, tooltip="Frames a second of the file."),
                 *rolling_inputs(),
@@ -73,8 +73,8 @@ class PusaLoop(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="What leads into the loop. With lead_in 0 the loop comes back to it: its first frame is nearly the "
-                    "same. Without an image it begins from text.",
+                    tooltip="What leads into the loop. With lead_in 0 the loop comes back to it: its first frame is nearly "
+                    "the same. Without an image it begins from text.",
                 ),
                 *low_noise_inputs(),
             ],
@@ -88,8 +88,8 @@ class PusaLoop(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, vae, width, height, length, lead_in, fps, seed, cfg, moving_frames, steps, shift, blend,
-        resize, filename_prefix, image=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
+        cls, model, positive, negative, vae, width, height, length, lead_in, fps, seed, cfg, moving_frames, steps, shift,
+        blend, resize, filename_prefix, image=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, image=image)
         check_vae(vae, width, height)

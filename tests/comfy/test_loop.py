@@ -38,8 +38,8 @@ def make(pack, wan, vae, text, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     inputs = {
         "model": wan, "positive": text.positive, "negative": text.negative, "vae": vae, "width": 64, "height": 64,
-        "length": 4 * LATENTS, "lead_in": 4, "fps": 8.0, "seed": 1, "cfg": 1.0, "moving_frames": 3, "steps": 1, "shift": 5.0, "blend": 8,
-        "resize": "crop", "filename_prefix": "video/loop",
+        "length": 4 * LATENTS, "lead_in": 4, "fps": 8.0, "seed": 1, "cfg": 1.0, "moving_frames": 3, "steps": 1,
+        "shift": 5.0, "blend": 8, "resize": "crop", "filename_prefix": "video/loop",
     }  # fmt: skip
 
     def run(**changed):
