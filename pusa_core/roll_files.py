@@ -77,13 +77,14 @@ class RollFolder:
                 folder=self.folder,
                 error=error,
             ) from error
-        return Progress(segments, frames, moving, lambda: self._latents(given, frames))
+        return Progress(segments, frames, moving, lambda: self.latents(given, frames))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _latents(self, given: int, frames: int) -> Iterator[Tensor]:
-        for frame in range(given, frames):
+    def latents(self, first: int, end: int) -> Iterator[Tensor]:
+        """Those of the saved frames `first` to `end - 1`, (B, C, 1, h, w) each, read one by one."""
+        for frame in range(first, end):
             yield load_file(self.folder / self._latent(frame))["latent"]
 
     @staticmethod

@@ -29,7 +29,7 @@ PLACES = {
     "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
     "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",
-    "output": "VAEDecode ImageFromBatch ImageScaleBy CreateVideo SaveVideo PusaLongVideo",
+    "output": "VAEDecode ImageFromBatch ImageScaleBy CreateVideo SaveVideo PusaLongVideo PusaLoop",
 }
 KINDS = [kind for kinds in PLACES.values() for kind in kinds.split()]
 # Heights where a node has more to show than its inputs: text, pictures, and what later ComfyUIs add.
@@ -41,6 +41,7 @@ HEIGHTS = {
     "PusaSchedule": 620,
     "PusaDiffusionForcing": 700,
     "PusaLongVideo": 900,
+    "PusaLoop": 900,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }

@@ -203,7 +203,7 @@ def page_workflow(workflow: Workflow) -> dict[str, Any]:
             "ds": view(boxes),
             "linearData": {
                 "inputs": [[node.id, widget] for node, widget in workflow.form],
-                "outputs": [node.id for node in workflow.nodes if node.kind in ("SaveVideo", "PusaLongVideo")],
+                "outputs": [node.id for node in workflow.nodes if node.kind in ("SaveVideo", "PusaLongVideo", "PusaLoop")],
             },
         },
         "version": 0.4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litegraph import Download, Wire, Workflow
+from litegraph import Download, Node, Wire, Workflow
 from recipes import (
     BOAT,
     CLIP,
@@ -60,6 +60,13 @@ SWAN = (
 DEMO_SCENE, DEMO_SEED = "a pink circle bounces right on a stripes background", 7
 DEMO_TURNS = (12, 27, 43)
 DEMO_LONG: dict[str, Any] = {"width": 64, "height": 64, "length": 57}
+# A scene whose object is back after 28 frames, and turns around 8 frames after its first picture, and 14 later.
+DEMO_LOOP_SCENE, DEMO_LOOP_SEED = "a blue circle bounces right on a gradient background", 361
+DEMO_LOOP: dict[str, Any] = {"width": 64, "height": 64, "length": 28, "lead_in": 8}
+LAKE = (
+    "A red paper boat is moored on a mountain lake and rocks gently on the waves, ripples spread around it, the light "
+    "flickers on the water. Flat illustration, smooth motion, steady camera."
+)
 
 
 # --- diffusion forcing -----------------------------------------------------------------------------------------------
@@ -101,9 +108,7 @@ def demo_long_video(w: Workflow) -> None:
     """The first 5 frames of a small scene become a video of any length, in the memory of a short one, with the small model
     that comes with the pack: nothing to download, seconds on a CPU. Each prompt says what happens from its frame on: which
     way the circle goes now."""
-    model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
-    pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)["model"]
-    vae = w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
+    pusa, vae = demo_models(w)
     ways = [DEMO_SCENE.replace("right", "left") if i % 2 else DEMO_SCENE for i in range(len(DEMO_TURNS) + 1)]
     negative = w.add("PusaDemoPrompt", "Negative prompt", text="")["conditioning"]
     prompts = [w.add("PusaDemoPrompt", prompt_title(i), text=text) for i, text in enumerate(ways)]
@@ -150,6 +155,35 @@ def wan21_long_video(w: Workflow) -> None:
     w.form += [*((prompt, "text") for prompt in prompts), (timeline, "length"), (long, "seed")]
 
 
+# --- loops -----------------------------------------------------------------------------------------------------------
+
+
+def demo_loop(w: Workflow) -> None:
+    """The first picture of a small scene leads into a loop, with the small model that comes with the pack: nothing to
+    download, seconds on a CPU. The circle is back where it was after 28 frames; a prompt says which way it goes from its
+    frame on. Another **length** shows what a loop does whose motion cannot come back in time."""
+    model, vae = demo_models(w)
+    negative = w.add("PusaDemoPrompt", "Negative prompt", text="")["conditioning"]
+    ways = [DEMO_LOOP_SCENE.replace("right", "left"), DEMO_LOOP_SCENE]
+    prompts = [w.add("PusaDemoPrompt", prompt_title(i), text=text) for i, text in enumerate(ways)]
+    scene = w.add("PusaDemoScene", text=DEMO_LOOP_SCENE, seed=DEMO_LOOP_SEED)
+    positive = by_frame(w, [prompt["conditioning"] for prompt in prompts], [0, DEMO_LOOP["length"] // 2])
+    texts = {"positive": positive, "negative": negative}
+    looped(w, prompts, model=model, vae=vae, image=scene["start_image"], fps=8.0, **texts, **DEMO_LOOP)
+
+
+def wan21_loop(w: Workflow) -> None:
+    """A video from text that can be played round and round: its end is made towards its start. It works where the motion
+    can come back in that many frames, as on water. For a loop around a picture connect that to **image** and set
+    **lead_in** to 0."""
+    model = wan21(w)["model"]
+    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
+    vae = w.add("VAELoader", vae_name=VAE)["VAE"]
+    prompt = w.add("CLIPTextEncode", "Prompt", clip=clip, text=LAKE)
+    negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)["CONDITIONING"]
+    looped(w, [prompt], model=model, vae=vae, positive=prompt["CONDITIONING"], negative=negative)
+
+
 # --- Wan2.2's 5B model -----------------------------------------------------------------------------------------------
 
 
@@ -165,6 +199,8 @@ def wan22_5b_image_to_video(w: Workflow) -> None:
 TITLES = {
     demo_long_video: "5 Long video (no download)",
     wan21_long_video: "Long video (Wan 2.1)",
+    demo_loop: "6 Loop (no download)",
+    wan21_loop: "Loop (Wan 2.1)",
     wan22_5b_image_to_video: "Image to video, no LoRA (Wan 2.2 5B)",
     skyreels_image_to_video: "Image to video (SkyReels-V2-DF)",
     skyreels_start_end: "Start and end image (SkyReels-V2-DF)",
@@ -178,6 +214,18 @@ TITLES = {
 
 def prompt_title(number: int) -> str:
     return f"Prompt {number + 1}" if number else "Prompt"
+
+
+def demo_models(w: Workflow) -> tuple[Wire, Wire]:
+    """The demo model with its LoRA, and its VAE."""
+    model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
+    pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)["model"]
+    return pusa, w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
+
+
+def looped(w: Workflow, prompts: list[Node], **inputs: Any) -> None:
+    loop = w.add("PusaLoop", seed=42, filename_prefix=f"video/pusa_{w.name}", **inputs)
+    w.form += [*((prompt, "text") for prompt in prompts), (loop, "length"), (loop, "seed")]
 
 
 def held(item: dict[str, Any]) -> dict[str, Any]:

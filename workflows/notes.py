@@ -29,6 +29,8 @@ TIPS = {
     "forcing_size": "Size and **length** are the timeline's: 1280 x 720 and 121 frames for the 720P model, 960 x 544 and 97 "
     "for 540P; less of both needs less memory.",
     "moving": "**moving_frames**: 4; 5 is smoother and costs a quarter more. **blend**: frames over which prompts change.",
+    "loop": "**length**: 4n frames, as many as the motion needs to come back. **lead_in**: frames made before the loop and "
+    "left out; 0 comes back to the image itself.",
     "long": "Size and **length** are the timeline's: as long as you like, the memory does not grow.",
     "native": "**steps** (20 to 50) and **cfg** 5. Size 1280 x 704 or 704 x 1280, 121 frames at 24 fps; less needs "
     "less memory.",
@@ -64,6 +66,8 @@ def note(w: Workflow, about: str) -> str:
 def _tips(kinds: set[str], source: str) -> list[str]:
     if "PusaLongVideo" in kinds:
         return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", "alpha", "moving", "long", "seed"]
+    if "PusaLoop" in kinds:
+        return ["loop", "moving", "alpha", "seed"]
     if "PusaDemoPrompt" in kinds:
         return ["demo", "alpha", "seed"]
     if "PusaDiffusionForcing" in kinds:
@@ -79,6 +83,8 @@ def _source(w: Workflow) -> str:
         return "single"
     if any(node.kind == "PusaDemoScene" for node in w.nodes):
         return "scene"
+    if any(node.kind == "PusaLoop" for node in w.nodes):
+        return "text"
     [timeline] = (node.inputs["timeline"] for node in w.nodes if node.kind == "PusaTimeline")
     return "clip" if '"take"' in timeline else "image" if '"media"' in timeline else "text"
 

@@ -19,7 +19,7 @@ PACK = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PACK))
 
 from catalogue import workflows  # noqa: E402
-from longer import DEMO_SCENE, DEMO_SEED  # noqa: E402
+from longer import DEMO_LOOP_SCENE, DEMO_SCENE, DEMO_SEED  # noqa: E402
 from recipes import DEMO_FPS  # noqa: E402
 from samples import write_clip  # noqa: E402
 
@@ -39,6 +39,7 @@ GIVEN = {
     "text_to_video": [],
     "asynchronous": [],
     "long_video": [(0, 5)],
+    "loop": [],
 }
 HEADINGS = {
     "image_to_video": "Image to video",
@@ -51,6 +52,7 @@ HEADINGS = {
     "text_to_video": "Text to video",
     "asynchronous": "Text to video",
     "long_video": "Long video",
+    "loop": "Loop",
 }
 SCENES = {
     "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
@@ -73,6 +75,8 @@ SCENES = {
     "wan21_single_nodes": "a green triangle moves left quickly on a plain background",
     "demo_long_video": DEMO_SCENE,
     "wan21_long_video": "a yellow triangle bounces up on a stripes background",
+    "demo_loop": DEMO_LOOP_SCENE,
+    "wan21_loop": "a pink triangle bounces right on a stripes background",
     "wan22_5b_image_to_video": "a pink circle moves up quickly on a stripes background",
     "skyreels_image_to_video": "a green cross moves right quickly on a gradient background",
     "skyreels_start_end": "a red bar moves left quickly on a gradient background",
@@ -151,7 +155,22 @@ def long_prompt_of(name: str, seed: int) -> dict[str, dict]:
         if node["class_type"] == "PusaLongVideo":
             long = node["inputs"]
     long["length"] = (next(begins) - 1) // 4 * 4 + 1
-    key = next(key for key, node in prompt.items() if node["inputs"] is long)
+    return with_frames(prompt, "PusaLongVideo")
+
+
+def loop_prompt_of(name: str) -> dict[str, dict]:
+    """The demo's loop with an object of its own, which moves as that of the demo does."""
+    prompt = json.loads((PACK / "workflows" / "api" / "demo_loop.json").read_text(encoding="utf-8"))
+    for node in prompt.values():
+        text = node["inputs"].get("text")
+        if text:
+            node["inputs"]["text"] = SCENES[name].replace("right", "left" if "left" in text else "right")
+    return with_frames(prompt, "PusaLoop")
+
+
+def with_frames(prompt: dict[str, dict], kind: str) -> dict[str, dict]:
+    """A prompt that shows the frames of the video that a node of this kind gives."""
+    key = next(key for key, node in prompt.items() if node["class_type"] == kind)
     frames = {"class_type": "GetVideoComponents", "inputs": {"video": [key, 0]}}
     return prompt | {"video": frames, "frames": {"class_type": "PreviewImage", "inputs": {"images": ["video", 0]}}}
 
@@ -159,6 +178,8 @@ def long_prompt_of(name: str, seed: int) -> dict[str, dict]:
 def made(server: ComfyServer, name: str, seed: int) -> list[Image.Image]:
     if mode_of(name) == "long_video":
         return pictures_of(server, long_prompt_of(name, DEMO_SEED))
+    if mode_of(name) == "loop":
+        return pictures_of(server, loop_prompt_of(name))
     large = (frame.resize((384, 384), Image.Resampling.NEAREST) for frame in scene_frames(name, seed))
     write_clip(server.base / "input" / f"{name}.mp4", large, round(DEMO_FPS), 8)
     return pictures_of(server, prompt_of(name, seed))

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from environment.server import ExecutionFailed, PromptRefused
+from pusa_core.video_files import read_frames
 from tests.server.conftest import IMAGES
 from tests.server.shared import (
     DEMOS,
@@ -73,6 +74,22 @@ def test_the_demo_long_video_runs_as_it_is(server):
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     [node] = (node for node in prompt.values() if node["class_type"] == "PusaLongVideo")
     assert video_of(saved) == (64, 64, node["inputs"]["length"], 8)
+
+
+def test_a_loop_runs(server):
+    run = server.run(small("wan21_loop", length=20, steps=1))
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved)[2:] == (20, 16)
+
+
+def test_the_demo_loop_closes(server):
+    """As it is: over the seam the picture changes about as much as over the other borders of latent frames."""
+    run = server.run(api_of("demo_loop"))
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved) == (64, 64, 28, 8)
+    frames = torch.cat([*read_frames(saved)])
+    steps = (frames - frames.roll(1, 0)).abs().mean((1, 2, 3))
+    assert steps[1] < 1.5 * steps[5::4].mean()
 
 
 @pytest.mark.parametrize("name", DEMOS)

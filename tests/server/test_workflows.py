@@ -12,6 +12,7 @@ from PIL import Image
 from environment.comfyui import PACK
 from tests.server.shared import (
     LONG,
+    LOOPS,
     NAMES,
     OTHERS,
     TITLES,
@@ -132,6 +133,12 @@ def test_prompts_of_a_long_video_begin_one_after_another(name):
     assert frames[0] == 0 and frames == sorted(frames) and frames[-1] < length > 17
 
 
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_is_made_of_whole_latent_frames(name):
+    [loop] = [node["inputs"] for node in api_of(name).values() if node["class_type"] == "PusaLoop"]
+    assert loop["length"] % 4 == 0 == loop["lead_in"] % 4 and loop["length"] >= 4 * (loop["moving_frames"] + 1)
+
+
 @pytest.mark.parametrize("name", TITLES)
 def test_every_file_is_there_or_offered(server, name):
     """None opens with a missing picture or clip."""
@@ -165,11 +172,12 @@ def test_as_an_app_it_shows_few_inputs_with_names_that_people_read(name):
         for id, widget in form["inputs"]
     ]
     given = ["Start image", "End image"] if "single" in name else ["Pictures and clips"]
-    given = given if name != "demo_long_video" else []
+    given = given if name not in (*LOOPS, "demo_long_video") else []
     count = len(ids_of(api_of(name), "PusaPromptFromFrame")) or 1
     prompts = ["Prompt", *(f"Prompt {number}" for number in range(2, count + 1))]
     assert labels == [*given, *prompts, "Frames", "Seed"]
-    assert [nodes[id]["type"] for id in form["outputs"]] == ["PusaLongVideo" if name in LONG else "SaveVideo"]
+    kind = "PusaLongVideo" if name in LONG else "PusaLoop" if name in LOOPS else "SaveVideo"
+    assert [nodes[id]["type"] for id in form["outputs"]] == [kind]
 
 
 # --- where things are ------------------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""What the nodes that make videos with a rolling window share: inputs, files on the way, progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from itertools import islice
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+
+from ..pusa_core.frames import MAX_LENGTH, pixel_length
+from ..pusa_core.hosts.comfyui.long_video import fingerprint, text_fingerprint
+from ..pusa_core.messages import say
+from ..pusa_core.resize import RESIZE
+from ..pusa_core.roll_files import RollFolder, settings_key
+from ..pusa_core.rolling import Progress, Roll, segments
+from ..pusa_core.staircase import Staircase
+from ..pusa_core.video_files import VideoWriter
+from .sampling import MAX_SEED, boundary_input
+from .schedule import LARGEST
+from .server import running_server
+
+FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
+
+
+def picture_inputs() -> list[io.Input]:
+    return [
+        io.Vae.Input("vae", tooltip="Wan2.1's VAE for the 14B and 1.3B models, Wan2.2's for the 5B model."),
+        io.Int.Input("width", default=832, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 832."),
+        io.Int.Input("height", default=480, min=16, max=LARGEST, step=16, tooltip="Pixels. Recommended: 480."),
+    ]
+
+
+def rolling_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Seed of the noise."),
+        io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance. Recommended: 3."),
+        io.Int.Input(
+            "moving_frames",
+            default=4,
+            min=1,
+            max=64,
+            tooltip="Latent frames that are denoised at once, each a step behind the one before it. 5 is smoother "
+            "and costs a quarter more. Recommended: 4.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=1,
+            min=1,
+            max=16,
+            tooltip="Model evaluations for each new latent frame; a frame takes moving_frames times as many steps. "
+            "Recommended: 1.",
+        ),
+        io.Float.Input("shift", default=5.0, min=0.1, max=100.0, step=0.1, tooltip="Flow shift. Recommended: 5."),
+        io.Int.Input(
+            "blend",
+            default=8,
+            min=0,
+            max=MAX_LENGTH,
+            tooltip="Frames over which one prompt passes into the next. 0 changes at once.",
+        ),
+        io.Combo.Input("resize", options=list(RESIZE), default="crop", tooltip="How pictures are fitted."),
+    ]
+
+
+def low_noise_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input(
+            "low_noise_model",
+            optional=True,
+            tooltip="Wan2.2 A14B's low-noise model with its Pusa LoRA. Every evaluation then takes both models.",
+        ),
+        boundary_input("Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875."),
+    ]
+
+
+def folder_of(plain: list, positive, negative, given: dict, models: list) -> Path:
+    """Where a video is on its way: another folder for everything that makes another video."""
+    texts = text_fingerprint("positive", positive) | text_fingerprint("negative", negative)
+    pictures = {f"keyframe {frame}, noise {m}": latent for frame, (latent, m) in given.items()}
+    experts = {key: value for number, m in enumerate(models) for key, value in fingerprint(f"model {number}", m).items()}
+    key = settings_key({"settings": plain, **texts, **pictures, **experts})
+    return Path(folder_paths.get_output_directory()) / FOLDER / key
+
+
+def write_roll(roll: Roll, folder: RollFolder, fps: float, existing: int, progress: RollProgress) -> Path:
+    """Runs it; the video's file, in the folder."""
+    folder.folder.mkdir(parents=True, exist_ok=True)
+    path = folder.folder / "video.mp4"
+    logging.info("Pusa Long Video: frames are written to %s", path)
+    with VideoWriter(path, fps) as writer:
+        for made in folder.keep(roll):
+            writer.write(made.pictures[0])
+            progress.made(made.frame + 1, made.frame + 1 - existing)
+    return path
+
+
+def finished_video(path: Path, folder: RollFolder, prefix: str, size: tuple[int, int], report: str) -> io.NodeOutput:
+    """A node's output: moves a finished file to its place in the output folder and removes what it was made from."""
+    output = folder_paths.get_output_directory()
+    place, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, *size)
+    target = Path(place) / f"{name}_{counter:05}_.mp4"
+    os.replace(path, target)
+    folder.remove()
+    shown = ui.SavedResult(target.name, subfolder, io.FolderType.output)
+    return io.NodeOutput(InputImpl.VideoFromFile(str(target)), report, ui=ui.PreviewVideo([shown]))
+
+
+class RollProgress:
+    """Frames done and time left, on the node.
+
+    Args:
+        given, frames: latent frames that are given at the start, and of the video.
+        models: that are asked at each evaluation.
+        before: where an earlier run of the video stopped, which is where the bar begins.
+    """
+
+    def __init__(
+        self, node: type[io.ComfyNode], staircase: Staircase, given: int, frames: int, models: int, before: Progress
+    ):
+        self.node, self.left, self.start = node, frames - max(given, before.frames), time.monotonic()
+        done = sum(len(segment.grid) - 1 for segment in islice(segments(staircase, given, frames), before.segments))
+        self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(frames - given), 1) * models)
+        self.bar.update_absolute(done * models)
+
+    def evaluated(self) -> None:
+        self.bar.update(1)
+
+    def made(self, frames: int, new: int) -> None:
+        if new < 1:
+            return
+        left = (time.monotonic() - self.start) / new * (self.left - new)
+        text = say("{frames} frames; about {time} left", frames=pixel_length(frames), time=_spoken_time(left))
+        server = running_server()
+        if server is not None and self.node.hidden is not None:
+            server.send_progress_text(text, self.node.hidden.unique_id)
+
+
+def _spoken_time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
