@@ -15,9 +15,9 @@ export function attachHands(ui) {
 	const { root, lanes } = ui;
 	let gesture = null; // see types.d.ts
 
-	/** Listens; what `react` has used is not for the page. */
+	/** Listens; the page gets what `react` answers with false. */
 	function on(kinds, react) {
-		const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
+		const listen = (event) => react(event) === false || (event.preventDefault(), event.stopPropagation());
 		for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
 	}
 
@@ -46,13 +46,11 @@ export function attachHands(ui) {
 		if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
 		gesture = gestureOf(event, point(event));
 		if (gesture) root.setPointerCapture(event.pointerId);
-		return true;
 	});
 	on("pointermove", (event) => {
 		if (!gesture) return false;
 		gesture.move(point(event));
 		ui.later();
-		return true;
 	});
 	on("pointerup pointercancel", (event) => {
 		const ended = gesture;
@@ -61,18 +59,15 @@ export function attachHands(ui) {
 		if (event.type === "pointercancel") ui.setValue(ui.text), ui.select(ui.selected);
 		else if (ended.item) ui.changedItem(ended.item);
 		else ui.refresh();
-		return true;
 	});
-	on("pointerenter", () => gesture || ui.refresh());
+	root.onpointerenter = () => gesture || ui.refresh();
 	on("dblclick", (event) => {
 		if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
-		return true;
 	});
 	on("wheel", ({ shiftKey, deltaX, deltaY }) => {
 		const way = shiftKey ? deltaY : deltaX;
 		if (ui.overview.hidden || !way) return false;
 		ui.scrollTo(ui.scroll + way);
-		return true;
 	});
 
 	on("dragover dragleave drop", (event) => {
@@ -87,16 +82,14 @@ export function attachHands(ui) {
 		if (target.closest("input") || (!files.length && !item)) return false;
 		if (item) ui.insert(ui.placeOf(item), ui.afterSelected() ?? 0, t("pasted"));
 		else ui.addFiles(files, ui.afterSelected());
-		return true;
 	});
 	on("copy cut", ({ clipboardData, target, type }) => {
 		if (!ui.selected || target.closest("input")) return false;
 		clipboardData.setData(COPIED, JSON.stringify(ui.selected));
 		if (type === "cut") ui.removeItem();
-		return true;
 	});
 
-	on("focusin", ({ target: { item } }) => {
+	root.addEventListener("focusin", ({ target: { item } }) => {
 		if (!item || gesture) return;
 		if (item !== ui.selected) ui.select(item);
 		const { first, count } = ui.placeOf(item);
@@ -114,7 +107,6 @@ export function attachHands(ui) {
 		action();
 		const shown = ui.elements.get(ui.selected);
 		(side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
-		return true;
 	});
 }
 

@@ -2,7 +2,7 @@
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
 import { PRESETS, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, moved, parse, place, serialize, setNoise, taken } from "./format.js";
-import { TIMELINE, build, button, copy, set } from "./elements.js";
+import { TIMELINE, build, button, copy } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
@@ -196,7 +196,7 @@ export class Timeline {
 	}
 
 	pick(latent = null) {
-		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: true });
 		picker.onchange = () => this.addFiles(picker.files, latent);
 		picker.click();
 	}
@@ -264,9 +264,9 @@ export class Timeline {
 
 	showSettings() {
 		const item = this.selected;
-		for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
-		set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
-		set(this.fold, { "aria-pressed": this.isFolded });
+		this.own.disabled = !item;
+		this.hold.ariaPressed = item?.behaviour === "hold";
+		this.fold.ariaPressed = this.isFolded;
 		const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
 		const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
 		this.chips.replaceChildren(...free.map(chip));
@@ -279,7 +279,7 @@ function presetButton({ name, slots }, onclick) {
 		const width = take ? 6 : 3;
 		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
 	});
-	return button(t(name), onclick, bars ? build("i", { class: "glyph" }, ...bars) : "", build("span", {}, t(name)));
+	return button(t(name), onclick, bars ? build("i", { className: "glyph" }, ...bars) : "", build("span", {}, t(name)));
 }
 
 /** Colours for canvases, and screen pixels for each of the page's. */
