@@ -172,12 +172,13 @@ def wan21_single_nodes(w: Workflow) -> None:
     sampled(w, wan21(w), end, SCENE)
 
 
-# The file's name is the title that the page shows. Those that need no download are numbered: they sort first.
+# The file's name is the title that the page shows. Sorted by name, pages put digits last or first, but "(" always first: so
+# begin those that need no download.
 TITLES = {
-    demo_image_to_video: "1 Image to video (no download)",
-    demo_start_end: "2 Start and end image (no download)",
-    demo_extension: "3 Extend a video (no download)",
-    demo_text_to_video: "4 Text to video (no download)",
+    demo_image_to_video: "(1) Image to video (no download)",
+    demo_start_end: "(2) Start and end image (no download)",
+    demo_extension: "(3) Extend a video (no download)",
+    demo_text_to_video: "(4) Text to video (no download)",
     wan21_image_to_video: "Image to video (Wan 2.1)",
     wan21_start_end: "Start and end image (Wan 2.1)",
     wan21_three_keyframes: "Three keyframes, stock samplers (Wan 2.1)",

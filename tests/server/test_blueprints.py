@@ -5,7 +5,7 @@ import warnings
 import av
 import pytest
 
-from tests.server.page import NoBrowser, open_page
+from tests.server.page import EMPTY, NoBrowser, open_page
 from tests.server.stand_in import stand_in
 
 LOADERS = {"IMAGE": ("LoadImage", "start_frame.jpg"), "VIDEO": ("LoadVideo", "input_video.mp4")}
@@ -25,16 +25,6 @@ NAMED = {
 }
 OTHERS = {"video extension": "Pusa Timeline"}  # need other names to search by: ComfyUI 0.8's page looks at names alone
 RESULTS = "[role=option], [data-testid*=result], .p-autocomplete-option"
-EMPTY = {
-    "nodes": [],
-    "links": [],
-    "groups": [],
-    "config": {},
-    "extra": {},
-    "version": 0.4,
-    "last_node_id": 0,
-    "last_link_id": 0,
-}
 WIRE = """loaders => {
   const box = app.graph.nodes[0];
   for (const [slot, input] of box.inputs.filter(other => !other.widget).entries()) {
