@@ -27,6 +27,7 @@ from ..pusa_core.timeline import (
     named,
     outline,
     parse_timeline,
+    with_lead_in,
 )
 from .schedule import LARGEST, plan_inputs, plan_outputs, plan_video, size_inputs
 from .server import running_server
@@ -59,23 +60,26 @@ def media_path(name: str) -> Path:
     return path
 
 
-def _read(item: Item, width: int, height: int, resize: str, length: int) -> torch.Tensor:
-    """The pictures of an item's file, fitted one by one, so that a long or large clip needs no memory."""
+def _read(item: Item, width: int, height: int, resize: str, length: int) -> tuple[torch.Tensor, int]:
+    """The pictures of an item's file for `item_keyframe`, fitted one by one, so that a long or large clip needs no
+    memory, and how many it takes."""
     path = media_path(item.media)
     taken = item.frames(media_length(path)[0])
     if len(taken) > length:
         raise fault("it takes {count} frames, but the video has {length}: take fewer.", count=len(taken), length=length)
-    frames = islice(read_media(path), taken.start, taken.stop)
-    return torch.cat([fit_images(frame, width, height, resize) for frame in frames])
+    read = with_lead_in(taken)
+    frames = islice(read_media(path), read.start, read.stop)
+    return torch.cat([fit_images(frame, width, height, resize) for frame in frames]), len(taken)
 
 
-def _connected(item: Item, images: dict | None) -> torch.Tensor:
+def _connected(item: Item, images: dict | None) -> tuple[torch.Tensor, int]:
     pictures = (images or {}).get(f"image{item.input}")
     if pictures is None:
         raise ValueError(_not_connected(item))
     check_wires(images=pictures)
     taken = item.frames(len(pictures))
-    return pictures[taken.start : taken.stop]
+    read = with_lead_in(taken)
+    return pictures[read.start : read.stop], len(taken)
 
 
 def _not_connected(item: Item) -> str:
@@ -84,7 +88,7 @@ def _not_connected(item: Item) -> str:
 
 def _keyframe(item: Item, images: dict | None, *fit):
     with named(item):
-        return item_keyframe(item, _connected(item, images) if item.media is None else _read(item, *fit))
+        return item_keyframe(item, *(_connected(item, images) if item.media is None else _read(item, *fit)))
 
 
 def _outline(item: Item, connected: set[str]):

@@ -106,7 +106,7 @@ def clip_keyframe(
         latents = _latents_of(count, "pixel", index == 0)
     except ValueError as error:
         raise fault("{error} Separate pictures go to Pusa Keyframes From Text.", error=error) from error
-    pictures, kept = _last(pictures, latents, index == 0)
+    pictures, kept = last_frames(pictures, latents, index == 0)
     return Keyframe(pictures, kept, index, unit, (check_multiplier(multiplier),) * latents, behaviour)
 
 
@@ -166,7 +166,7 @@ def video_keyframes(
         return _chosen_keyframe(pictures, chosen, unit, place, index, multipliers, behaviour)
     at_start = place == "start" or (place == "index" and index == 0)
     latents = _latents_of(count, unit, at_start)
-    pictures, kept = {"first": _first, "last": _last}[take](pictures, latents, at_start)
+    pictures, kept = {"first": _first, "last": last_frames}[take](pictures, latents, at_start)
     if place != "index":
         unit, index = "latent", 0 if at_start else -latents
     return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour, place)
@@ -265,7 +265,16 @@ def _first(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tupl
     return pictures[:needed], tuple(range(latents)) if at_start else tuple(range(1, latents + 1))
 
 
-def _last(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
+def last_frames(pictures: Tensor, latents: int, at_start: bool) -> tuple[Tensor, tuple[int, ...]]:
+    """What is encoded of a clip (N, H, W, 3) for its last frames, and which of these latents are theirs.
+
+    Args:
+        latents: how many they fill.
+        at_start: whether the first holds one frame alone, so that they are 4n+1; else they are 4n after a lead-in.
+
+    Raises:
+        ValueError: the clip is too short.
+    """
     if at_start:
         needed = TEMPORAL_STRIDE * (latents - 1) + 1
         _require(pictures, needed, latents)

@@ -10,7 +10,8 @@
 file in ComfyUI's input folder, `input` the number of a connected picture, from 1. `noise` is one noise multiplier for
 all latent frames, a list with one for each, or a ramp ("0 to 0.5"); 0.2 where it is left out. `behaviour` is evolve or
 hold. `take` says which frames of a clip: [first, after the last], as a slice does: [-13, null] are the last 13. A clip
-is 4n+1 frames and fills n+1 latent frames wherever it lies: its first frame the latent frame that holds `at`.
+of 4n+1 frames fills n+1 latent frames: its first frame the one that holds `at`. Later than the start, where a latent
+frame holds four, it may be 4n frames, which fill n: those before them in the clip lead in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .frames import (
     spoken_count,
 )
 from .json_input import read_object
-from .keyframes import Keyframe, still_keyframe
+from .keyframes import LEAD_IN, Keyframe, last_frames, still_keyframe
 from .messages import either, fault, mark, say
 from .plan import plan_clip
 from .schedule import Behaviour
@@ -73,13 +74,13 @@ class Item:
         """Which frames it takes of a clip of `total` frames.
 
         Raises:
-            ValueError: none, more than the clip has, or not 4n+1.
+            ValueError: none, more than the clip has, or not 4n+1 (later than the start: nor 4n).
         """
         first, last = ((total if n is None else n + total if n < 0 else n) for n in self.take)
         with named(self):
             if not 0 <= first < total or not 0 <= last <= total:
                 raise fault('"take" is {take}, but the clip has {total}.', take=_shown(self.take), total=spoken_count(total))
-            _check_count(last - first, total)
+            _check_count(last - first, total, self.at == 0)
         return range(first, last)
 
     def count(self) -> int | None:
@@ -154,14 +155,15 @@ def _item(number: int, entry: Any) -> Item:
             raise fault('it is an empty place: give "media", a file, or "input", a connected picture, or remove it.')
         if media is not None and source is not None:
             raise fault('give either "media", a file, or "input", the number of a connected picture, not both.')
+        at = _whole(entry.get("at"), "at", -MAX_LENGTH, MAX_LENGTH)
         return Item(
             number,
-            _whole(entry.get("at"), "at", -MAX_LENGTH, MAX_LENGTH),
+            at,
             None if media is None else _file_name(media),
             None if source is None else _whole(source, "input", 1, MOST_INPUTS),
             _noise(entry.get("noise", NOISE)),
             _behaviour(entry.get("behaviour", "evolve")),
-            _take(entry.get("take", [0, None])),
+            _take(entry.get("take", [0, None]), at),
         )
     except ValueError as error:
         raise ValueError(_about(number, error)) from error
@@ -211,14 +213,14 @@ def _multiplier(value: Any) -> float:
     return check_multiplier(min(value, 2))  # of a huge whole number no float can be made
 
 
-def _take(value: Any) -> tuple[int, int | None]:
+def _take(value: Any, at: int) -> tuple[int, int | None]:
     if not isinstance(value, list) or len(value) != 2:
         raise fault('"take" is {value}; it must be [first, after the last], for example [0, 13].', value=_shown(value))
     first = _whole(value[0], "take", -MAX_LENGTH, MAX_LENGTH)
     take = first, None if value[1] is None else _whole(value[1], "take", -MAX_LENGTH, MAX_LENGTH)
     count = _count(*take)
     if count is not None:
-        _check_count(count, None)
+        _check_count(count, None, at == 0)
     return take
 
 
@@ -228,11 +230,12 @@ def _count(first: int, last: int | None) -> int | None:
     return last - first if (first < 0) == (last < 0) else None
 
 
-def _check_count(count: int, total: int | None) -> None:
+def _check_count(count: int, total: int | None, at_start: bool) -> None:
     if count < 1:
         raise fault('"take" names no frame; it is [first, after the last], for example [0, 13].')
-    lower = count - (count - 1) % TEMPORAL_STRIDE
-    if lower != count:
+    rest = count % TEMPORAL_STRIDE
+    if rest > 1 or (rest == 0 and at_start):
+        lower = count - (count - 1) % TEMPORAL_STRIDE
         upper = lower + TEMPORAL_STRIDE
         choices = either(lower, upper) if total is None or upper <= total else lower
         taken = spoken_count(count)
@@ -245,17 +248,27 @@ def _check_count(count: int, total: int | None) -> None:
         )
 
 
-def item_keyframe(item: Item, pictures: torch.Tensor) -> Keyframe:
-    """What an item is for the plan: `pictures` (4n+1, H, W, 3) are the frames that it takes.
+def with_lead_in(taken: range) -> range:
+    """What is read of a clip for the frames that an item takes: 4n come after some that lead in, where there are any."""
+    return taken if len(taken) % TEMPORAL_STRIDE else range(max(0, taken.start - LEAD_IN), taken.stop)
+
+
+def item_keyframe(item: Item, pictures: torch.Tensor, taken: int | None = None) -> Keyframe:
+    """What an item is for the plan.
+
+    Args:
+        pictures: (N, H, W, 3), the frames that it takes, after those that lead in; see `with_lead_in`.
+        taken: how many it takes, 4n+1 or 4n; None where nothing leads in.
 
     Raises:
         ValueError: its noise multipliers do not fit their number.
     """
+    taken = len(pictures) if taken is None else taken
     with named(item):
-        multipliers = item.multipliers(latent_length(len(pictures)))
-        if len(multipliers) == 1:
+        multipliers = item.multipliers(-(-taken // TEMPORAL_STRIDE))
+        if taken == 1:
             return still_keyframe(pictures, item.at, "pixel", multipliers[0], item.behaviour)
-        kept = tuple(range(len(multipliers)))
+        pictures, kept = last_frames(pictures, len(multipliers), taken % TEMPORAL_STRIDE == 1)
         return Keyframe(pictures, kept, item.at, "pixel", multipliers, item.behaviour)
 
 
@@ -275,14 +288,23 @@ def check_places(keyframes: Sequence[Keyframe], length: int) -> None:
     """
     latent_length(length)
     for number, keyframe in enumerate(keyframes, 1):
-        if len(keyframe.pictures) > length:
-            fault = say("it takes {count} frames, but the video has {length}.", count=len(keyframe.pictures), length=length)
-            raise ValueError(_about(number, fault))
+        try:
+            _check_length(keyframe, length)
+        except ValueError as error:
+            raise ValueError(_about(number, error)) from error
     try:
         plan_clip(keyframes, length, _encode_nothing)
     except ValueError:
         _check_each(keyframes, length)
         raise
+
+
+def _check_length(keyframe: Keyframe, length: int) -> None:
+    leads_in = keyframe.kept[0] > 0
+    count = TEMPORAL_STRIDE * len(keyframe.kept) if leads_in else pixel_length(len(keyframe.kept))
+    if count > length:
+        raise fault("it takes {count} frames, but the video has {length}.", count=count, length=length)
+    _check_count(count, None, keyframe.index in (0, -length))
 
 
 def _check_each(keyframes: Sequence[Keyframe], length: int) -> None:

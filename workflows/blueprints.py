@@ -56,6 +56,35 @@ def start_end(w: Blueprint) -> None:
     sampled(w, last["keyframes"], prompt, size)
 
 
+def multi_keyframe(w: Blueprint) -> None:
+    """Three images become the first frame of a video, one on its way (40 is the middle of 81 frames) and its last; the video
+    is saved."""
+    images = [w.take(f"{which} image") for which in ("first", "middle", "last")]
+    middle, prompt, size = w.take("frame of the middle image", 40), w.take("prompt", ""), sizes(w)
+    chain: dict[str, Any] = {}
+    for which, image, frame, noise in zip(("first", "middle", "last"), images, (0, middle, -1), (0.2, 0.5, 0.5)):
+        added = keyframe(w, image, w.take(f"noise of the {which}", noise), frame_index=frame, **chain)
+        chain = {"previous": added["keyframes"]}
+    sampled(w, chain["previous"], prompt, size)
+
+
+def completion(w: Blueprint) -> None:
+    """The first 9 and the last 12 frames of a video stay, what lies between them is made anew; the video is saved."""
+    video, prompt, size = w.take("video to complete"), w.take("prompt", ""), sizes(w)
+    clip = w.add("GetVideoComponents", video=video)
+    ends = both_ends(w, clip["images"], clip["images"], ("first", "last"))
+    sampled(w, ends, prompt, size, clip["fps"])
+
+
+def transition(w: Blueprint) -> None:
+    """The last 9 frames of a video and the first 12 of another are given; what leads from one to the other is made between
+    them, and saved."""
+    videos, prompt, size = [w.take("video before"), w.take("video after")], w.take("prompt", ""), sizes(w)
+    clips = [w.add("GetVideoComponents", video=video) for video in videos]
+    ends = both_ends(w, clips[0]["images"], clips[1]["images"], ("last", "first"))
+    sampled(w, ends, prompt, size, clips[0]["fps"])
+
+
 def extend(w: Blueprint) -> None:
     """The last 13 frames of a video become the first 13 of a new one, which goes on with their motion and is saved. Cut
     these 13 frames off when you join the two."""
@@ -69,8 +98,11 @@ def extend(w: Blueprint) -> None:
 
 BLUEPRINTS: dict[Callable[[Blueprint], None], str] = {
     image_to_video: "Image to Video (Pusa, Wan 2.1)",
-    start_end: "Start End Frame to Video (Pusa, Wan 2.1)",
+    start_end: "Start End (First Last) Frame to Video (Pusa, Wan 2.1)",
+    multi_keyframe: "Multi Keyframe to Video (Pusa, Wan 2.1)",
     extend: "Extend Video (Pusa, Wan 2.1)",
+    completion: "Video Completion (Pusa, Wan 2.1)",
+    transition: "Video Transition (Pusa, Wan 2.1)",
 }
 
 
@@ -84,6 +116,16 @@ def sizes(w: Blueprint) -> dict[str, Any]:
 
 def keyframe(w: Blueprint, image: Wire, noise: Wire, **inputs: Any) -> Node:
     return w.add("PusaKeyframe", image=image, noise_multiplier=noise, **inputs)
+
+
+def both_ends(w: Blueprint, start: Wire, end: Wire, takes: tuple[str, str]) -> Wire:
+    """Frames of clips at the start and the end of a video: 3 latent frames each, which are 9 and 12 frames."""
+    noise = {place: w.take(f"noise of the {place}", "0.3") for place in ("start", "end")}
+    keyframes: dict[str, Any] = {}
+    for place, clip, take, count in zip(noise, (start, end), takes, (9, 12)):
+        given: dict[str, Any] = {"take": take, "frame_count": count, "place": place, "noise_multipliers": noise[place]}
+        keyframes = {"previous": w.add("PusaVideoKeyframes", video=clip, **given, **keyframes)["keyframes"]}
+    return keyframes["previous"]
 
 
 def sampled(w: Blueprint, keyframes: Wire, prompt: Wire, size: dict[str, Any], fps: float | Wire = FPS) -> None:

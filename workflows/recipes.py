@@ -108,8 +108,8 @@ def wan21_three_keyframes(w: Workflow) -> None:
 
 
 def wan21_completion(w: Workflow) -> None:
-    """The first 9 and the last 9 frames of a clip are given (3 + 3 latent frames); what lies between them is new."""
-    sampled(w, wan21(w), [at(0, CLIP, 0.3, [0, 9]), at(-9, CLIP, 0.3, [-9, None])], CONTINUED)
+    """The first 9 and the last 12 frames of a clip are given (3 + 3 latent frames); what lies between them is new."""
+    sampled(w, wan21(w), [at(0, CLIP, 0.3, [0, 9]), at(-12, CLIP, 0.3, [-12, None])], CONTINUED)
 
 
 def wan21_extension(w: Workflow) -> None:
@@ -119,9 +119,9 @@ def wan21_extension(w: Workflow) -> None:
 
 
 def wan21_transition(w: Workflow) -> None:
-    """The last 9 frames of a clip are at the start, the first 9 of another at the end (3 + 3 latent frames); what lies
-    between them leads from one to the other."""
-    sampled(w, wan21(w), [at(0, CLIP, 0.3, [-9, None]), at(-9, OTHER_CLIP, 0.3, [0, 9])], BETWEEN)
+    """The last 9 frames of a clip are at the start, the first of another at the end: 12 of them, after one that leads in
+    (3 + 3 latent frames). What lies between leads from one to the other."""
+    sampled(w, wan21(w), [at(0, CLIP, 0.3, [-9, None]), at(-12, OTHER_CLIP, 0.3, [1, 13])], BETWEEN)
 
 
 def wan21_text_to_video(w: Workflow) -> None:
@@ -172,12 +172,13 @@ def wan21_single_nodes(w: Workflow) -> None:
     sampled(w, wan21(w), end, SCENE)
 
 
-# The file's name is the title that the page shows. Those that need no download are numbered: they sort first.
+# The file's name is the title that the page shows. Sorted by name, pages put digits last or first, but "(" always first: so
+# begin those that need no download.
 TITLES = {
-    demo_image_to_video: "1 Image to video (no download)",
-    demo_start_end: "2 Start and end image (no download)",
-    demo_extension: "3 Extend a video (no download)",
-    demo_text_to_video: "4 Text to video (no download)",
+    demo_image_to_video: "(1) Image to video (no download)",
+    demo_start_end: "(2) Start and end image (no download)",
+    demo_extension: "(3) Extend a video (no download)",
+    demo_text_to_video: "(4) Text to video (no download)",
     wan21_image_to_video: "Image to video (Wan 2.1)",
     wan21_start_end: "Start and end image (Wan 2.1)",
     wan21_three_keyframes: "Three keyframes, stock samplers (Wan 2.1)",

@@ -11,8 +11,12 @@ WORDS = {"prompt", "width", "height", "frames (4n+1)", "seed", "steps", "model",
 NOISE = {  # of the keyframes, in order
     "Extend Video (Pusa, Wan 2.1)": ["0, 0.3, 0.4, 0.5"],
     "Image to Video (Pusa, Wan 2.1)": [0.2],
-    "Start End Frame to Video (Pusa, Wan 2.1)": [0.2, 0.5],
+    "Multi Keyframe to Video (Pusa, Wan 2.1)": [0.2, 0.5, 0.5],
+    "Start End (First Last) Frame to Video (Pusa, Wan 2.1)": [0.2, 0.5],
+    "Video Completion (Pusa, Wan 2.1)": ["0.3", "0.3"],
+    "Video Transition (Pusa, Wan 2.1)": ["0.3", "0.3"],
 }
+PUBLISHED = (0.2, 0.5, "0.3", "0, 0.3, 0.4, 0.5")
 
 
 def parts(path):
@@ -42,7 +46,7 @@ def test_it_begins_with_the_published_settings(path):
     assert values["PusaKSampler"] == [42, "fixed", 10, 3.0, "euler", "pusa", 5.0, 1.0, 0.875]
     assert values["PusaLoraLoader"][1] == 1.4 and values["PusaSchedule"][:3] == [832, 480, 81]
     keyframes = [node["widgets_values"] for node in inner["nodes"] if node["type"] in ("PusaKeyframe", "PusaVideoKeyframes")]
-    noise = [next(value for value in found if value in (0.2, 0.5, "0, 0.3, 0.4, 0.5")) for found in keyframes]
+    noise = [next(value for value in found if value in PUBLISHED) for found in keyframes]
     assert noise == NOISE[path.stem]
 
 

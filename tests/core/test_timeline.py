@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from pusa_core.figures import sigma_colours
 from pusa_core.frames import latent_frame, latent_length, pixel_frames, resolve_index
-from pusa_core.keyframes import still_keyframe, video_keyframes
+from pusa_core.keyframes import LEAD_IN, still_keyframe, video_keyframes
 from pusa_core.plan import plan_clip
 from pusa_core.schedule import FrameMap, pusa_sigmas
-from pusa_core.timeline import check_places, item_keyframe, outline, parse_timeline
+from pusa_core.timeline import check_places, item_keyframe, outline, parse_timeline, with_lead_in
 from tests.timeline_cases import CASES
 
 EXAMPLE = """{"version":1,"items":[{"at":0,"media":"pusa/a.png","noise":0.2},
@@ -47,6 +47,26 @@ def test_the_example_becomes_the_keyframes_that_nodes_would_make():
     assert sorted(plan.schedule.keyframes) == [0, 10, 17, 18, 19, 20]
 
 
+@pytest.mark.parametrize("start, total", [(88, 100), (1, 13), (0, 12), (5, 17), (80, 100)])
+def test_4n_frames_later_than_the_start_are_those_of_the_video_keyframes_node(start, total):
+    """Pusa's completion gives the last 12 frames, after frames that lead in; of a clip's very start the first is repeated."""
+    clip = pictures(total)
+    item = one(at=-12, take=[start, start + 12], noise=0.3)
+    read, taken = with_lead_in(item.frames(total)), item.frames(total)
+    ours = item_keyframe(item, clip[read.start : read.stop], len(taken))
+    theirs = video_keyframes(clip[: taken.stop], "last", 12, "pixel", "index", -12, "0.3")
+    assert torch.equal(ours.pictures, theirs.pictures) and len(ours.pictures) <= 12 + LEAD_IN
+    for field in ("kept", "index", "unit", "multipliers", "behaviour"):
+        assert getattr(ours, field) == getattr(theirs, field)
+    assert sorted(plan_clip([ours], 81, lambda p: p[::4, :1, :1, 0][None, None]).schedule.keyframes) == [18, 19, 20]
+
+
+@pytest.mark.parametrize("at", [0, -21])
+def test_4n_frames_do_not_fit_the_start(at):
+    with pytest.raises(ValueError, match="^Item 1 of the timeline: it takes 12 frames, which is not 4n.1: use 9 or 13"):
+        placed({"at": at, "frames": 12, "length": 21})
+
+
 @pytest.mark.parametrize("text", ["", "  \n", '{"version":1,"items":[]}'])
 def test_nothing_is_text_to_video(text):
     assert parse_timeline(text) == ()
@@ -61,13 +81,20 @@ def test_noise_is_a_number_numbers_or_a_ramp():
 
 @pytest.mark.parametrize(
     "take, frames",
-    [([0, 13], range(13)), ([-13, None], range(7, 20)), ([3, -4], range(3, 16)), ([19, 20], range(19, 20)), (None, None)],
+    [
+        ([0, 13], range(13)),
+        ([-13, None], range(7, 20)),
+        ([3, -4], range(3, 16)),
+        ([19, 20], range(19, 20)),
+        ([-12, None], range(8, 20)),
+        (None, None),
+    ],
 )
 def test_take_is_a_slice(take, frames):
     if take is None:
         assert one().frames(17) == range(17)
     else:
-        assert one(take=take).frames(20) == frames
+        assert one(take=take, at=4).frames(20) == frames
 
 
 @pytest.mark.parametrize("take, total", [([0, 21], 20), ([20, None], 20), ([-21, None], 20), ([8, -13], 20), ([0, None], 20)])
@@ -168,15 +195,19 @@ def test_a_clip_that_nobody_has_seen_is_as_long_as_its_noise_says():
 @pytest.mark.parametrize("case", CASES["places"], ids=str)
 def test_the_page_and_the_plan_place_alike(case):
     """The same cases run in the browser, against web/timeline/format.js."""
-    item = one(at=case["at"], take=[0, case["frames"]], noise=0.2)
     if case["latents"] is None:
-        with pytest.raises(ValueError):
-            check_places([item_keyframe(item, outline(item))], case["length"])
+        with pytest.raises(ValueError, match="^Item 1 of the timeline: "):
+            placed(case)
         return
+    first = resolve_index(case["at"], "pixel", latent_length(case["length"]))
+    assert [first, first + len(placed(case).kept) - 1] == case["latents"]
+
+
+def placed(case):
+    item = one(at=case["at"], take=[0, case["frames"]], noise=0.2)
     keyframe = item_keyframe(item, outline(item))
     check_places([keyframe], case["length"])
-    first = resolve_index(case["at"], "pixel", latent_length(case["length"]))
-    assert [first, first + len(keyframe.kept) - 1] == case["latents"]
+    return keyframe
 
 
 @pytest.mark.parametrize("case", CASES["frames"], ids=str)

@@ -15,6 +15,9 @@ QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
 )  # fmt: skip
+EMPTY: dict[str, Any] = {
+    "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4, "last_node_id": 0, "last_link_id": 0,
+}  # fmt: skip
 READY = """!!(window.app?.canvas && window.app.graph && window.LiteGraph?.registered_node_types?.PusaSchedule
   && window.app.extensionManager?.workflow?.activeWorkflow)"""
 

@@ -122,12 +122,12 @@ def shoot(page, server: ComfyServer, node: str) -> Image.Image:
     return Image.open(io.BytesIO(browser.screenshot(clip=clip))).convert("RGB")
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(picture: Image.Image, path: Path, most_bytes: int = MOST_BYTES) -> None:
     """As WebP, in the best quality that the bound allows."""
     for quality in range(90, 20, -5):
         data = io.BytesIO()
         picture.save(data, "WEBP", quality=quality, method=6)
-        if data.tell() <= MOST_BYTES:
+        if data.tell() <= most_bytes:
             break
     path.write_bytes(data.getvalue())
 

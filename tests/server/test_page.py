@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo_model import MODELS
+from environment.server import PACK_NAME, ComfyServer
 from tests.server.page import READ_GRAPH, NoBrowser, open_page
 from tests.server.shared import (
     RELEASED,
@@ -31,7 +32,6 @@ from tests.server.stand_in import WEIGHTS
 
 @pytest.fixture(scope="module")
 def page(server, comfyui):
-    from environment.server import ComfyServer
     from tests.server.conftest import write_demos
 
     frontend = os.environ.get("PUSA_FRONTEND")
@@ -65,17 +65,26 @@ def add_inputs(base: Path, comfyui: Path) -> None:
 
 
 def test_there_are_workflows():
-    assert len(TITLES) == 18
     assert {path.stem for path in (WORKFLOWS / "api").glob("*.json")} == set(TITLES)
 
 
 def test_the_page_lists_them_as_templates(server):
-    """In the file system's order, which no name decides everywhere; sorted by name, those without downloads lead."""
-    from environment.server import PACK_NAME
-
+    """In the file system's order, which no name decides everywhere."""
     listed = server.get("/workflow_templates")[PACK_NAME]
     assert sorted(listed) == sorted(TITLES.values())
-    assert [title for title in sorted(listed) if "no download" in title] == sorted(listed)[:4]
+
+
+def test_sorted_by_name_those_that_need_no_download_lead(page):
+    browser = page.browser_page
+    browser.evaluate("app.extensionManager.setting.set('Comfy.Templates.SortBy', 'alphabetical')")
+    browser.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    browser.get_by_text(PACK_NAME, exact=True).first.click()
+    cards = browser.locator("[data-testid^='template-workflow-']")
+    cards.filter(has_text="no download").first.wait_for()
+    shown = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
+    browser.keyboard.press("Escape")
+    free = sorted(title for title in TITLES.values() if "no download" in title)
+    assert shown[: len(free)] == free and len(shown) > len(free)
 
 
 def opened(page, graph, api, name):

@@ -85,9 +85,9 @@ PUBLISHED = {
     "image_to_video": [(0, 0.2)],
     "start_end": [(0, 0.2), (-1, 0.5)],
     "three_keyframes": [(0, 0.2), (40, 0.5), (-1, 0.5)],
-    "completion": [(0, 0.3), (-9, 0.3)],
+    "completion": [(0, 0.3), (-12, 0.3)],
     "extension": [(0, [0, 0.3, 0.4, 0.5])],
-    "transition": [(0, 0.3), (-9, 0.3)],
+    "transition": [(0, 0.3), (-12, 0.3)],
     "text_to_video": [],
 }
 

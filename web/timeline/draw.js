@@ -43,7 +43,7 @@ function forFrames({ edges, frames, scroll, width }, together, each) {
 
 function prepare(canvas, view, height) {
 	const [ratio, width] = [view.ratio, view.width + GUTTER];
-	const size = [Math.round(width * ratio), Math.round(height * ratio)];
+	const size = [width, height].map((side) => Math.round(side * ratio));
 	if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
 	const c = canvas.getContext("2d");
 	c.setTransform(ratio, 0, 0, ratio, 0, 0);

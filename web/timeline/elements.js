@@ -5,19 +5,13 @@ import { t } from "./words.js";
 const page = await (await fetch(new URL("timeline.html", import.meta.url))).text();
 export const [TIMELINE, ITEM] = new DOMParser().parseFromString(page, "text/html").body.children;
 
-export function set(element, attributes) {
-	for (const name in attributes) element.setAttribute(name, attributes[name]);
-	return element;
-}
-
-export function build(tag, attributes, ...children) {
-	const made = set(document.createElement(tag), attributes);
+export function build(tag, properties, ...children) {
+	const made = Object.assign(document.createElement(tag), properties);
 	made.append(...children);
 	return made;
 }
 
-export const button = (title, onclick, ...children) =>
-	Object.assign(build("button", { type: "button", title, "aria-label": title }, ...children), { onclick });
+export const button = (title, onclick, ...children) => build("button", { type: "button", title, ariaLabel: title, onclick }, ...children);
 
 /** Copies an element of the page; its parts get their words and come by name. */
 export function copy(element) {
@@ -25,7 +19,7 @@ export function copy(element) {
 	for (const part of [parts.root, ...parts.root.querySelectorAll("*")]) {
 		const { words, label, tip, part: name } = part.dataset;
 		if (words) part.textContent = t(words);
-		if (label || tip) set(part, { "aria-label": t(label || tip) });
+		if (label || tip) part.ariaLabel = t(label || tip);
 		if (tip) part.title = t(tip);
 		if (name) parts[name] = part;
 	}

@@ -33,24 +33,27 @@ export function taken({ take = [0, null] }, total) {
 	return frames.every(Number.isInteger) ? frames : null;
 }
 
-export function latentCount(item, total) {
+function frameCount(item, total) {
 	const isFromEnd = item.take?.every((n, i) => n < 0 || (i && !n));
 	const frames = taken(item, total ?? (isFromEnd ? 0 : undefined));
-	return frames ? latentsOf(frames[1] - frames[0]) : [item.noise].flat().length;
+	return frames ? Math.max(1, frames[1] - frames[0]) : STRIDE * [item.noise].flat().length - 3;
 }
 
 /** Where an item of a clip of `total` frames lands in a video of `length`, and its noise there; at the end if it does not fit. */
 export function place(item, length, total) {
-	const [count, latents] = [latentCount(item, total), latentsOf(length)];
+	const frames = frameCount(item, total);
+	const [count, latents] = [latentOf(frames), latentsOf(length)];
 	const isInside = item.at >= -length && item.at < length;
 	const frame = isInside ? (item.at + length) % length : item.at;
-	const fits = isInside && latentOf(frame) + count <= latents;
-	return { item, first: fits ? latentOf(frame) : Math.max(0, latents - count), count, frame, fits, noise: noiseOf(item, count) };
+	const latent = latentOf(frame);
+	const fits = isInside && latent + count <= latents && (latent > 0 || frames % STRIDE === 1);
+	return { item, first: fits ? latent : Math.max(0, latents - count), count, frames, frame, fits, noise: noiseOf(item, count) };
 }
 
-/** `at` of what begins on a latent frame: at the video's end it is counted from there, and stays there. */
-export function anchored(first, count, length) {
-	return STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
+/** `at` and `take` of what goes to a latent frame. At the video's end it stays there; at its start 4n frames become 4n-3. */
+export function moved({ count, frames, item: { take } }, first, length) {
+	const at = STRIDE * first - (first > 0 && first + count === latentsOf(length) ? length : 0);
+	return { at, take: first || frames % STRIDE ? take : [(take?.[0] ?? 0) + 3, take?.[1]] };
 }
 
 /** The free place nearest to a wanted one, on both sides or to one of them; null where there is none. */
@@ -66,7 +69,7 @@ export function noiseOf({ noise = 0.2 }, count) {
 	const ramp = String(noise).split(/\s+to\s+/);
 	const values = String(noise).split(",");
 	return Array.from({ length: count }, (_, i) => {
-		const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +values[Math.min(i, values.length - 1)];
+		const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +(values[i] ?? values.at(-1));
 		return clamp(value || 0, 0, 1);
 	});
 }
@@ -104,9 +107,10 @@ export function fitted(item, isClip) {
 }
 
 /** In a short video a clip gives fewer frames, so that some are left to make. */
-function shortened({ at, take, noise, ...rest }, latents) {
-	const frames = Math.min(take[0] < 0 ? -take[0] : take[1], STRIDE * (latents - 1) + 1);
-	return { ...rest, at: at && -frames, take: take[0] < 0 ? [-frames, null] : [0, frames], noise: [noise].flat().slice(0, latents) };
+function shortened({ at, take: [from, to], noise, ...rest }, latents) {
+	const frames = Math.min(to - from, STRIDE * latents - (at ? 0 : 3));
+	const take = from < 0 ? [-frames, null] : [from, from + frames];
+	return { ...rest, at: at && -frames, take, noise: [noise].flat().slice(0, latents) };
 }
 
 /** A preset's items, of what is there; what is missing stays an empty place. */

@@ -1,7 +1,7 @@
 /** What hands do on a timeline. A gesture ends in one change of the value. */
 
 import { BAR, BAR_BOTTOM, GUTTER, NOISE_TOP, latentAt } from "./draw.js";
-import { STRIDE, anchored, clamp, mix, setNoise } from "./format.js";
+import { STRIDE, clamp, mix, moved, setNoise } from "./format.js";
 import { filesOf } from "./media.js";
 import { boxOf } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
@@ -15,9 +15,9 @@ export function attachHands(ui) {
 	const { root, lanes } = ui;
 	let gesture = null; // see types.d.ts
 
-	/** Listens; what `react` has used is not for the page. */
+	/** Listens; the page gets what `react` answers with false. */
 	function on(kinds, react) {
-		const listen = (event) => react(event) && (event.preventDefault(), event.stopPropagation());
+		const listen = (event) => react(event) === false || (event.preventDefault(), event.stopPropagation());
 		for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
 	}
 
@@ -30,7 +30,7 @@ export function attachHands(ui) {
 	}
 
 	function gestureOf({ target }, at) {
-		if (target === ui.overview) return overviewGesture(ui);
+		if (target === ui.overview) return { move: ({ x }) => ui.scrollTo(((x - ui.scroll) / ui.width) * ui.edges[ui.latents] - ui.width / 2) };
 		const [handle, shown] = [".pt-handle", ".pt-item"].map((kind) => target.closest(kind));
 		(handle ?? shown ?? root).focus({ preventScroll: true });
 		if (shown) ui.select(shown.item);
@@ -46,33 +46,28 @@ export function attachHands(ui) {
 		if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
 		gesture = gestureOf(event, point(event));
 		if (gesture) root.setPointerCapture(event.pointerId);
-		return true;
 	});
 	on("pointermove", (event) => {
 		if (!gesture) return false;
 		gesture.move(point(event));
 		ui.later();
-		return true;
 	});
 	on("pointerup pointercancel", (event) => {
 		const ended = gesture;
 		if (!ended) return false;
 		gesture = ui.ghost = ui.dragged = null;
-		if (event.type === "pointercancel") ui.setValue(ui.text);
+		if (event.type === "pointercancel") ui.setValue(ui.text), ui.select(ui.selected);
 		else if (ended.item) ui.changedItem(ended.item);
 		else ui.refresh();
-		return true;
 	});
-	on("pointerenter", () => gesture || ui.refresh());
+	root.onpointerenter = () => gesture || ui.refresh();
 	on("dblclick", (event) => {
 		if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
-		return true;
 	});
 	on("wheel", ({ shiftKey, deltaX, deltaY }) => {
 		const way = shiftKey ? deltaY : deltaX;
 		if (ui.overview.hidden || !way) return false;
 		ui.scrollTo(ui.scroll + way);
-		return true;
 	});
 
 	on("dragover dragleave drop", (event) => {
@@ -85,18 +80,16 @@ export function attachHands(ui) {
 	on("paste", ({ clipboardData, target }) => {
 		const [files, item] = [filesOf(clipboardData), JSON.parse(clipboardData.getData(COPIED) || "null")];
 		if (target.closest("input") || (!files.length && !item)) return false;
-		if (item) ui.insert(item, ui.afterSelected() ?? 0, ui.placeOf(item).count, t("pasted"));
+		if (item) ui.insert(ui.placeOf(item), ui.afterSelected() ?? 0, t("pasted"));
 		else ui.addFiles(files, ui.afterSelected());
-		return true;
 	});
 	on("copy cut", ({ clipboardData, target, type }) => {
 		if (!ui.selected || target.closest("input")) return false;
 		clipboardData.setData(COPIED, JSON.stringify(ui.selected));
-		if (type === "cut") ui.removeItem(ui.selected);
-		return true;
+		if (type === "cut") ui.removeItem();
 	});
 
-	on("focusin", ({ target: { item } }) => {
+	root.addEventListener("focusin", ({ target: { item } }) => {
 		if (!item || gesture) return;
 		if (item !== ui.selected) ui.select(item);
 		const { first, count } = ui.placeOf(item);
@@ -106,14 +99,14 @@ export function attachHands(ui) {
 	on("keydown", (event) => {
 		const { key, target, target: { dataset: { side } } } = event;
 		const command = event.ctrlKey || event.metaKey;
-		if (target.closest("input") || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
-		if (target.closest("input") || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
+		const isText = target.closest("input");
+		if (isText || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
+		if (isText || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
 		const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
 		if (!action) return false;
 		action();
 		const shown = ui.elements.get(ui.selected);
 		(side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
-		return true;
 	});
 }
 
@@ -124,7 +117,7 @@ function actionOf(ui, { key, altKey }, side) {
 	if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
 	if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
 	if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
-	const remove = () => ui.removeItem(item);
+	const remove = () => ui.removeItem();
 	const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
 	return actions[key];
 }
@@ -136,7 +129,8 @@ function ghostAt(first, count, more = "") {
 }
 
 function moveGesture(ui, item, from) {
-	const { first, count, fits } = ui.placeOf(item);
+	const start = { ...ui.placeOf(item), item: { ...item } };
+	const { first, count, fits } = start;
 	const [left, width] = boxOf(ui, ui.places(), ui.items.indexOf(item));
 	const grip = fits && count > 1 ? from.latent - first : 0;
 	let to = null;
@@ -147,7 +141,7 @@ function moveGesture(ui, item, from) {
 			const wanted = clamp(at.latent - grip, 0, ui.latents - count);
 			to = ui.freePlace(wanted, item, count);
 			if (to == null) return;
-			item.at = anchored(to, count, ui.length);
+			Object.assign(item, moved(start, to, ui.length));
 			ui.dragged = { item, box: [left + at.x - from.x, width] };
 			ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
 			const shown = at.x - ui.scroll;
@@ -164,9 +158,9 @@ function trimGesture(ui, item, atStart, from) {
 			const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
 			const way = Math.sign(wanted - done);
 			while (done !== wanted && ui.trim(item, atStart, way)) done += way;
-			const { first, count } = ui.placeOf(item);
+			const { first, count, frames } = ui.placeOf(item);
 			ui.dragged = { item };
-			ui.ghost = { first, count, text: t("frames", { count: STRIDE * count - 3 }) };
+			ui.ghost = { first, count, text: t("frames", { count: frames }) };
 		},
 	};
 }
@@ -179,17 +173,13 @@ function noiseGesture(ui, from) {
 	if (!owner) return null;
 	const move = (at) => {
 		const [low, high] = [from, at].sort((a, b) => a.latent - b.latent);
-		const [start, end, wide] = [noiseAt(low), noiseAt(high), high.latent - low.latent];
-		const value = (old, i) => (i < 0 || i > wide ? old : wide ? mix(start, end, i / wide) : noiseAt(at));
+		const [end, wide] = [noiseAt(high), high.latent - low.latent];
+		const start = wide ? noiseAt(low) : end;
+		const value = (old, i) => (i < 0 || i > wide ? old : mix(start, end, i / (wide || 1)));
 		for (const { item, first, noise } of before) setNoise(item, noise.map((old, i) => value(old, first + i - low.latent)));
-		ui.ghost = { first: low.latent, count: wide + 1, text: noiseWords(wide ? start : noiseAt(at), wide ? end : noiseAt(at)) };
+		ui.ghost = { first: low.latent, count: wide + 1, text: noiseWords(start, end) };
 	};
 	ui.select(owner);
 	move(from);
 	return { item: owner, move };
-}
-
-function overviewGesture(ui) {
-	const whole = ui.edges[ui.latents];
-	return { move: (at) => ui.scrollTo(((at.x - ui.scroll) / ui.width) * whole - ui.width / 2) };
 }

@@ -37,8 +37,10 @@ function samplingOf(node, watch) {
 }
 
 function inputsOf(node) {
-	const inputs = node.inputs.map(({ name, link }, slot) => ({ input: link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]), slot }));
-	return inputs.filter(({ input }) => input).map(({ input, slot }) => ({ input, picture: node.getInputNode(slot)?.imgs?.[0]?.src }));
+	return node.inputs.flatMap(({ name, link }, slot) => {
+		const input = link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]);
+		return input ? { input, picture: node.getInputNode(slot)?.imgs?.[0]?.src } : [];
+	});
 }
 
 function commit() {

@@ -1,6 +1,6 @@
 /** The items' elements: where they lie, what they show, and what a screen reader says of them. */
 
-import { ITEM, build, copy, set } from "./elements.js";
+import { ITEM, build, copy } from "./elements.js";
 import { clamp, isFilled, taken } from "./format.js";
 import * as media from "./media.js";
 import { t } from "./words.js";
@@ -39,16 +39,16 @@ export function showItem(ui, places, index) {
 	const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
-	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
+	shown.parts.tag.textContent = index + 1;
 	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
-function describe(ui, shown, { item, frame, fits, count }, name) {
+function describe(ui, shown, { item, frame, fits, frames }, name) {
 	const words = ui.describe(item);
-	const slider = (part, label, now, text, more) => set(part, { "aria-label": label, "aria-valuenow": now, "aria-valuetext": text, ...more });
-	slider(shown, name, frame, words, { title: `${name}, ${words}`, "aria-valuemax": ui.length - 1 });
+	const slider = (part, ariaLabel, ariaValueNow, ariaValueText, more) => Object.assign(part, { ariaLabel, ariaValueNow, ariaValueText, ...more });
+	slider(shown, name, frame, words, { title: `${name}, ${words}`, ariaValueMax: ui.length - 1 });
 	for (const side of ["start", "end"]) {
-		slider(shown.parts[side], t(side === "end" ? "endOf" : "startOf", { name }), 4 * count - 3, t("frames", { count: 4 * count - 3 }));
+		slider(shown.parts[side], t(side === "end" ? "endOf" : "startOf", { name }), frames, t("frames", { count: frames }));
 		shown.parts[side].hidden = !item.take || !fits;
 	}
 }

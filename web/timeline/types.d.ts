@@ -14,11 +14,12 @@ export interface Item {
   behaviour?: "evolve" | "hold";
 }
 
-/** Where an item lies: its latent frames with their noise, and its pixel frame. */
+/** Where an item lies: its latent frames with their noise, its pixel frame, and how many frames it takes. */
 export interface Place {
   item: Item;
   first: number;
   count: number;
+  frames: number;
   frame: number;
   noise: number[];
   /** whether it lies in the video at all */

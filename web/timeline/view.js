@@ -1,8 +1,8 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { PRESETS, anchored, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, noiseOf, parse, place, serialize, setNoise, taken } from "./format.js";
-import { TIMELINE, build, button, copy, set } from "./elements.js";
+import { PRESETS, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, moved, parse, place, serialize, setNoise, taken } from "./format.js";
+import { TIMELINE, build, button, copy } from "./elements.js";
 import * as media from "./media.js";
 import { showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
@@ -12,13 +12,10 @@ const FIRST_TAKE = 13; // frames of a clip that is added
 export class Timeline {
 	/** @param {import("./types").Host} host */
 	constructor(host) {
-		Object.assign(this, { host, items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() });
-		Object.assign(this, copy(TIMELINE));
-		this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
-		this.plus.onclick = () => this.pick();
-		this.fold.onclick = () => this.toggleFold();
-		this.hold.onclick = () => this.toggleHold();
-		this.remove.onclick = () => this.removeItem(this.selected);
+		const empty = { items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() };
+		Object.assign(this, copy(TIMELINE), empty, { host });
+		for (const preset of PRESETS) (preset.slots ? this.presets : this.rules).append(presetButton(preset, () => this.preset(preset)));
+		for (const part of this.root.querySelectorAll("[data-click]")) part.onclick = () => this[part.dataset.click]();
 		this.at.onchange = () => this.at.value && this.moveTo(this.selected, latentOf(+this.at.value));
 		this.noise.onchange = () => this.noise.value && this.setNoise(this.selected, () => +this.noise.value);
 		new ResizeObserver(() => this.refresh()).observe(this.root);
@@ -78,15 +75,11 @@ export class Timeline {
 		return Boolean(this.host.settings().pusa_fold);
 	}
 
-	/** Which latent frames other items fill. */
-	occupied(without) {
-		const filled = Array(this.latents).fill(false);
-		for (const { item, fits, first, count } of this.places()) if (fits && item !== without) filled.fill(true, first, first + count);
-		return filled;
-	}
-
+	/** Where an item finds room among the others. */
 	freePlace(wanted, item, count, ways) {
-		return freePlace(this.occupied(item), wanted, count, ways);
+		const occupied = Array(this.latents).fill(false);
+		for (const at of this.places()) if (at.fits && at.item !== item) occupied.fill(true, at.first, at.first + at.count);
+		return freePlace(occupied, wanted, count, ways);
 	}
 
 	afterSelected() {
@@ -96,18 +89,18 @@ export class Timeline {
 
 	/** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
 	moveTo(item, latent, way) {
-		const { count } = this.placeOf(item);
-		const wanted = way ? latent : clamp(latent, 0, this.latents - count);
-		const free = this.freePlace(wanted, item, count, way && [way]);
+		const at = this.placeOf(item);
+		const wanted = way ? latent : clamp(latent, 0, this.latents - at.count);
+		const free = this.freePlace(wanted, item, at.count, way && [way]);
 		if (free == null) return this.say(t(way ? (way < 0 ? "atStart" : "atEnd") : "noRoom", { name: this.nameOf(item) }), !way);
-		item.at = anchored(free, count, this.length);
+		Object.assign(item, moved(at, free, this.length));
 		this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
 	}
 
 	describe(item) {
 		const at = this.placeOf(item);
 		if (!at.fits) return t("outside");
-		const noise = noiseWords(at.noise[0], at.noise[at.count - 1]);
+		const noise = noiseWords(at.noise[0], at.noise.at(-1));
 		return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
 	}
 
@@ -137,26 +130,28 @@ export class Timeline {
 		const most = 4 * Math.max(0, this.latents - 2) + 1; // some are left to make
 		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
-		this.insert({ ...source, behaviour: "hold" }, latent, latentsOf(frames), t("added"), (at) => {
+		const place = { item: { ...source, behaviour: "hold" }, count: latentsOf(frames), frames };
+		this.insert(place, latent, t("added"), (at) => {
 			if (total === 1) return { noise: at === 0 ? 0.2 : at < 0 ? 0.5 : 0.3 };
 			return { take: at === 0 ? [total - frames, total] : [0, frames], noise }; // at the start goes on from it
 		});
 	}
 
 	/** Puts a new item on the nearest free place; `settings` makes what depends on it. */
-	insert(item, latent, count, words, settings = () => ({})) {
+	insert(place, latent, words, settings) {
+		const { item, count } = place;
 		const free = this.freePlace(clamp(latent, 0, this.latents - count), item, count);
 		if (free == null) return this.say(t("noRoom", { name: this.nameOf(item) }), true);
-		const at = anchored(free, count, this.length);
-		this.selected = { ...item, at, ...settings(at) };
+		const lies = moved(place, free, this.length);
+		this.selected = { ...item, ...lies, ...settings?.(lies.at) };
 		this.items.push(this.selected);
 		this.changedItem(this.selected, words);
 	}
 
-	removeItem(item) {
+	removeItem(item = this.selected) {
 		const index = this.items.indexOf(item);
 		this.items.splice(index, 1);
-		this.selected = this.items[index] ?? this.items[index - 1] ?? null;
+		this.selected = this.items[index] ?? this.items.at(-1) ?? null;
 		this.changed(t("removed", { name: this.nameOf(item) }));
 		(this.elements.get(this.selected) ?? this.root).focus();
 	}
@@ -178,7 +173,7 @@ export class Timeline {
 		if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
 		if (this.freePlace(first, item, count, [0]) == null) return false;
 		const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
-		Object.assign(item, { at: anchored(first, count, this.length), take });
+		Object.assign(item, moved({ count, frames: take[1] - take[0], item: { take } }, first, this.length));
 		setNoise(item, noise);
 		return true;
 	}
@@ -201,7 +196,7 @@ export class Timeline {
 	}
 
 	pick(latent = null) {
-		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: "" });
+		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: true });
 		picker.onchange = () => this.addFiles(picker.files, latent);
 		picker.click();
 	}
@@ -258,15 +253,20 @@ export class Timeline {
 		if (!this.overview.hidden) drawOverview(this.overview, view);
 		this.shelf.style.transform = `translateX(${-scroll}px)`;
 		if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
+		if (ghost) this.say(ghost.text);
+		this.showNumbers();
+	}
+
+	showNumbers() {
+		const { frame = "", noise = [""] } = this.selected ? this.placeOf(this.selected) : {};
+		[this.at.value, this.noise.value] = [frame, noise[0]];
 	}
 
 	showSettings() {
 		const item = this.selected;
-		for (const part of [this.at, this.noise, this.hold, this.remove]) part.disabled = !item;
-		this.at.value = item ? this.placeOf(item).frame : "";
-		this.noise.value = item ? noiseOf(item, 1)[0] : "";
-		set(this.hold, { "aria-pressed": item?.behaviour === "hold" });
-		set(this.fold, { "aria-pressed": this.isFolded });
+		this.own.disabled = !item;
+		this.hold.ariaPressed = item?.behaviour === "hold";
+		this.fold.ariaPressed = this.isFolded;
 		const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
 		const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
 		this.chips.replaceChildren(...free.map(chip));
@@ -279,7 +279,7 @@ function presetButton({ name, slots }, onclick) {
 		const width = take ? 6 : 3;
 		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
 	});
-	return button(t(name), onclick, bars ? build("i", { class: "glyph" }, ...bars) : "", build("span", {}, t(name)));
+	return button(t(name), onclick, bars ? build("i", { className: "glyph" }, ...bars) : "", build("span", {}, t(name)));
 }
 
 /** Colours for canvases, and screen pixels for each of the page's. */

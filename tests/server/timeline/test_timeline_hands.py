@@ -131,6 +131,24 @@ def test_what_is_taken_is_told_aloud(hands):
     assert "There is no room for start_frame.jpg" in hands.status() and len(hands.value()) == 1
 
 
+def test_a_drag_is_told_while_it_lasts(hands):
+    hands.new(items=TWO)
+    mouse, numbers = hands.browser.mouse, [hands.browser.get_by_label(name, exact=True) for name in ("Frame", "Noise")]
+    mouse.move(*hands.point(10, LANES["items"]))
+    mouse.down()
+    mouse.move(*hands.point(0, LANES["items"]), steps=4)
+    hands.browser.wait_for_timeout(100)
+    assert hands.status() == "frame 4 → latent 1 (1-4) (next free)"
+    assert [number.first.input_value() for number in numbers] == ["4", "0.3"]
+    mouse.up()
+    mouse.move(*hands.noise(1, 0.3))
+    mouse.down()
+    mouse.move(*hands.noise(1, 0.8), steps=4)
+    hands.browser.wait_for_timeout(100)
+    assert hands.status() == "noise 0.8" and numbers[1].first.input_value() == "0.8"
+    mouse.up()
+
+
 def test_the_ends_of_a_clip_speak(hands):
     hands.new(items=WITH_CLIP)
     ends = [hands.browser.locator(f".pt-handle.pt-{side}").nth(2) for side in ("start", "end")]
@@ -156,6 +174,23 @@ def test_what_is_new_is_held_and_the_published_rule_is_a_preset(hands):
     places = [{key: value for key, value in item.items() if key != "behaviour"} for item in hands.value()]
     hands.browser.get_by_role("button", name="Published").first.click()
     assert hands.value() == places and "all items follow it" in hands.status()
+
+
+def test_later_than_the_start_a_clip_may_be_4n_frames(hands):
+    """Pusa's completion: the first 9 and the last 12 frames of 81."""
+    hands.new(items=({"at": 0, "media": CLIP, "take": [0, 13]},))
+    hands.browser.get_by_role("button", name="Completion").first.click()
+    taken = lambda: [(item["at"], item["take"]) for item in hands.value()]  # noqa: E731
+    assert taken() == [(0, [0, 9]), (-12, [-12, None])]
+    hands.focus(1)
+    assert "frame 69 → latent 18 to 20 (69-80)" in hands.status()
+    ends = hands.browser.locator(".pt-handle.pt-end")
+    assert [ends.nth(i).get_attribute("aria-valuetext") for i in (0, 1)] == ["9 frames", "12 frames"]
+    hands.press("Home")
+    assert taken() == [(0, [0, 9]), (12, [-12, None])], "it keeps them where four frames share a latent frame"
+    hands.focus(0)
+    hands.press("Delete", "Home")
+    assert taken() == [(0, [-9, None])], "the first latent frame holds one"
 
 
 def test_a_connected_picture_gets_a_button_that_places_it(hands):

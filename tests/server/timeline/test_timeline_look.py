@@ -86,6 +86,24 @@ def test_above_60_latent_frames_it_scrolls_with_an_overview(hands):
     assert not overview.is_visible()
 
 
+def test_where_it_is_narrow_frame_and_noise_keep_their_labels(hands):
+    """As in an app's column."""
+    hands.new(items=TWO)
+    labels, beyond = hands.browser.evaluate(NARROW)
+    assert [label for label, width in labels if width > 20] == ["Frame", "Noise"]
+    assert beyond == []
+
+
+NARROW = """() => {
+  const root = document.querySelector(".pusa-timeline");
+  Object.assign(root.style, {position: "fixed", width: "420px"});
+  const right = root.getBoundingClientRect().right, width = part => part.getBoundingClientRect().width;
+  const beyond = [...root.querySelectorAll(".settings *")].filter(part => part.getBoundingClientRect().right > right);
+  const labels = [...root.querySelectorAll("label span")].map(part => [part.textContent, width(part)]);
+  return [labels, beyond.map(part => part.textContent)];
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_is_seen_in_high_contrast(hands, scheme):
     """A canvas does not follow forced colours by itself."""
