@@ -199,7 +199,7 @@ def wan22_5b_image_to_video(w: Workflow) -> None:
 TITLES = {
     demo_long_video: "(5) Long video (no download)",
     wan21_long_video: "Long video (Wan 2.1)",
-    demo_loop: "6 Loop (no download)",
+    demo_loop: "(6) Loop (no download)",
     wan21_loop: "Loop (Wan 2.1)",
     wan22_5b_image_to_video: "Image to video, no LoRA (Wan 2.2 5B)",
     skyreels_image_to_video: "Image to video (SkyReels-V2-DF)",
