@@ -65,7 +65,7 @@ def add_inputs(base: Path, comfyui: Path) -> None:
 
 
 def test_there_are_workflows():
-    assert len(TITLES) == 18
+    assert len(TITLES) >= 25
     assert {path.stem for path in (WORKFLOWS / "api").glob("*.json")} == set(TITLES)
 
 
@@ -75,7 +75,8 @@ def test_the_page_lists_them_as_templates(server):
 
     listed = server.get("/workflow_templates")[PACK_NAME]
     assert sorted(listed) == sorted(TITLES.values())
-    assert [title for title in sorted(listed) if "no download" in title] == sorted(listed)[:4]
+    without = [title for title in sorted(listed) if "no download" in title]
+    assert len(without) >= 5 and without == sorted(listed)[: len(without)]
 
 
 def opened(page, graph, api, name):
