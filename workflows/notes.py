@@ -39,12 +39,10 @@ TIPS = {
 T2V_ONLY = "Use text-to-video (T2V) models, not image-to-video ones."
 # part of a file's name -> what to say instead
 ADVICE = {
-    "SkyReels": "Use diffusion forcing (DF) models, not SkyReels-V2's T2V or I2V ones. [GGUF "
-    "files](https://huggingface.co/ThePun1sher/SkyReels-V2-DF-14B-720P-GGUF) of the 14B model need less memory and load with "
-    "*Unet Loader (GGUF)* of ComfyUI-GGUF.",
-    "ti2v_5B": "ComfyUI says that this model fits 8 GB of GPU memory, with its own offloading. [GGUF "
-    "files](https://huggingface.co/QuantStack/Wan2.2-TI2V-5B-GGUF) need less and load with *Unet Loader (GGUF)* of "
-    "ComfyUI-GGUF.",
+    "SkyReels": "Use diffusion forcing (DF) models, not SkyReels-V2's T2V or I2V ones. GGUF files of the 14B model need less "
+    "memory (on Hugging Face: ThePun1sher/SkyReels-V2-DF-14B-720P-GGUF); *Unet Loader (GGUF)* of ComfyUI-GGUF loads them.",
+    "ti2v_5B": "ComfyUI says that this model fits 8 GB of GPU memory, with its own offloading. GGUF files need less (on "
+    "Hugging Face: QuantStack/Wan2.2-TI2V-5B-GGUF); *Unet Loader (GGUF)* of ComfyUI-GGUF loads them.",
 }
 DEMO_WORDS = (
     "The demo model comes with this pack, and the loaders find it there. It knows few words; they are listed at *Pusa Demo "

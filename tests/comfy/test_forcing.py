@@ -130,6 +130,18 @@ def test_pictures_at_the_start_are_shown_with_noise(pack, wan, text, vae, ar_ste
     assert all(torch.allclose(t, first[0], atol=1e-3) for t in first) and len(first) == len(plan.grid) - 1
 
 
+def test_a_window_goes_on_with_the_end_of_the_one_before(pack, vae):  # noqa: F811
+    """overlap_history: the last frames of a video are the first of the next, encoded as a clip, and count as done."""
+    video = torch.rand(LENGTH, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    node = pack.nodes.keyframes.PusaVideoKeyframes
+    overlap = node.execute(video, "last", 9, "pixel", "start", 0, "0", "evolve").args[0]
+    latent, plan, *_ = forcing_schedule(pack, vae, overlap, ar_step=1, causal_block_size=3, addnoise_condition=20)
+    assert plan.given == 3 and len(plan.grid) - 1 == 4  # one block is left to be made
+    torch.testing.assert_close(plan.clean[:, :, :3], vae.encode(video[-9:]))
+    sigmas = [[frame.sigma(s) for frame in plan.schedule.frames] for s in plan.grid[:-1].tolist()]
+    assert all(row[:3] == pytest.approx([0.02] * 3, abs=1e-6) and row[3] == row[4] == row[5] for row in sigmas)
+
+
 def test_a_latent_of_the_timeline_is_as_good_as_keyframes(pack, vae):  # noqa: F811
     """Its size, length, batch and pictures are taken; what the node says of them is not looked at."""
     core, keyframes = pack.pusa_core, [keyframe(pack), keyframe(pack, -1)]
