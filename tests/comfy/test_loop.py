@@ -65,6 +65,27 @@ def test_the_node(make, tmp_path):
     assert not list((tmp_path / "pusa_long_video").iterdir())
 
 
+def test_prompts_go_round(pack, make, text, monkeypatch):
+    """Frames are the loop's; what leads into it is guided as its end is."""
+    guided, studio = [], pack.nodes.loop.long_video_studio
+    monkeypatch.setattr(pack.nodes.loop, "long_video_studio", lambda *args: guided.append(args[2].positive) or studio(*args))
+    other = pack.nodes.long_video.PusaPromptFromFrame.execute(text.negative, 8, text.positive).args[0]
+    make(positive=other, blend=0)
+    [positive] = guided
+    texts = [positive(frame)[0][0] for frame in (4, 11, 12, 23, 0, 24)]
+    first, second = text.positive[0][0], text.negative[0][0]
+    assert [shown is first for shown in texts] == [True, True, False, False, False, True]
+    assert texts[2] is texts[4] is second
+
+
+def test_a_seam_that_shows_is_told(pack):
+    seam = pack.pusa_core.loop.Seam()
+    seam.steps = [0.2, 0.1, 0.1]
+    assert "changes 2.0 times as much" in pack.nodes.loop._about(seam) and "It may show" in pack.nodes.loop._about(seam)
+    seam.steps = [0.11, 0.1, 0.1]
+    assert "It may show" not in pack.nodes.loop._about(seam)
+
+
 def test_a_loop_that_was_stopped_goes_on(pack, make, monkeypatch):
     """Interrupted in its second turn, where all is sampled: nothing is sampled again."""
     import comfy.model_management

@@ -5,7 +5,7 @@ import torch
 
 from pusa_core.frames import pixel_length
 from pusa_core.keyframes import still_keyframe
-from pusa_core.loop import Loop, loop_latents, turn
+from pusa_core.loop import Loop, Seam, loop_latents, turn
 from pusa_core.plan import plan_clip
 from pusa_core.rolling import Roll
 from pusa_core.staircase import Staircase, Window
@@ -85,6 +85,13 @@ def test_a_turn_begins_with_the_picture_before_the_loop():
     decode = Causal()
     twice = torch.cat([decode(z) for z in latents * 2], 1)
     torch.testing.assert_close(turned(latents), twice[:, 23:47])
+
+
+def test_the_seam_is_compared_with_the_other_borders():
+    seam = Seam()
+    for step in (0.6, 0.2, 0.4):
+        seam.see(torch.tensor([0.0, step, step, 0.0]).view(1, 4, 1, 1, 1).expand(1, 4, 2, 2, 3))
+    assert seam.ratio == pytest.approx(2.0)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
