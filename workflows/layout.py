@@ -122,8 +122,9 @@ class _Sheet:
             self.column([keyframe], "prompts", self.boxes[load.id][1])
         self.column(self.of("PusaSchedule", "PusaDiffusionForcing"), "schedule", y)
         for scene in self.of("PusaDemoScene"):
-            self.column([scene], "prompts", y - AISLE + GAP)
-            self.column(self.of("PusaVideoKeyframes"), "schedule", y - AISLE + GAP)
+            keyframes = self.of("PusaVideoKeyframes")
+            self.column([scene], "prompts" if keyframes else "schedule", y - AISLE + GAP)
+            self.column(keyframes, "schedule", y - AISLE + GAP)
 
     def sampling(self) -> None:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
