@@ -137,7 +137,7 @@ class ShownFrames:
     def at(self, sigma: Tensor) -> Tensor:
         """Those at the sampler's sigma, (size,); all on one device."""
         step = (self.grid > sigma * (1 + SAME_SIGMA)).sum()
-        return self.frames[step.clamp(max=len(self.frames) - 1)]
+        return self.frames.index_select(0, step.clamp(max=len(self.frames) - 1)[None])[0]  # a tensor as an index is read
 
 
 def same_plan(a: Plan, b: Plan) -> bool:
