@@ -14,7 +14,7 @@ export class Timeline {
 	constructor(host) {
 		const empty = { items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() };
 		Object.assign(this, copy(TIMELINE), empty, { host });
-		for (const preset of PRESETS) (preset.slots ? this.presets : this.rules).append(presetButton(preset, () => this.preset(preset)));
+		this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
 		for (const part of this.root.querySelectorAll("[data-click]")) part.onclick = () => this[part.dataset.click]();
 		this.at.onchange = () => this.at.value && this.moveTo(this.selected, latentOf(+this.at.value));
 		this.noise.onchange = () => this.noise.value && this.setNoise(this.selected, () => +this.noise.value);
