@@ -267,6 +267,16 @@ def test_from_text_alone(make):
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
 
 
+def test_loras_of_one_kind_are_told_apart(pack, host, wan, long_video, tmp_path):
+    """A video that was stopped is not gone on with by another of the same size and strength."""
+    key = pack.pusa_core.roll_files.settings_key
+    paths = [str(tiny.write_lora(tmp_path / f"{seed}.safetensors", seed=seed)) for seed in (1, 2)]
+    models = [wan, *(host.load_pusa_lora(wan, path, alpha)[0] for path in paths for alpha in (1.0, 1.4))]
+    keys = [key(long_video.fingerprint("model", model)) for model in models]
+    assert len({*keys}) == 5
+    assert key(long_video.fingerprint("model", host.load_pusa_lora(wan, paths[0], 1.0)[0])) == keys[1]
+
+
 def test_a_video_that_was_stopped_goes_on(pack, make, tmp_path, monkeypatch, long_video):
     whole, _ = make()
     sampled = SimpleNamespace(count=0, most=5)

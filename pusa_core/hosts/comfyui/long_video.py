@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,10 +132,27 @@ class _Sampler:
 
 
 def fingerprint(name: str, model: ModelPatcher) -> dict[str, Any]:
-    """What tells a model from others, cheaply: some weights, and how strongly it is patched."""
+    """What tells a model from others, cheaply: a part of its weights and of its patches, and how strong these are."""
     weights = model.model.diffusion_model.head.head.weight
-    strength = sum(float(patch[0]) for patches in model.patches.values() for patch in patches)
-    return {f"{name} weights": weights.detach().flatten()[:4096], f"{name} patches": [len(model.patches), strength]}
+    patches = [patch for patches in model.patches.values() for patch in patches]
+    parts = [part.flatten()[:8].float().cpu() for patch in patches for part in _tensors(patch[1])]
+    strength = sum(float(patch[0]) for patch in patches)
+    return {
+        f"{name} weights": weights.detach().flatten()[:4096],
+        f"{name} patches": [len(model.patches), strength],
+        f"{name} patched with": torch.cat([*parts, torch.zeros(1)]),
+    }
+
+
+def _tensors(patch: Any) -> Iterator[Tensor]:
+    """Those of a patch, which is a tensor, holds some, or is one of ComfyUI's adapters."""
+    if isinstance(patch, Tensor):
+        yield patch
+    elif isinstance(patch, (tuple, list)):
+        for part in patch:
+            yield from _tensors(part)
+    else:
+        yield from _tensors(getattr(patch, "weights", ()))
 
 
 def text_fingerprint(name: str, conditioning: Conditioning) -> dict[str, Any]:
