@@ -53,6 +53,7 @@ def test_keyframes(pipe):
     video = pipe.long_video(**call(keyframes=[(image, 0, 0.0), clip, (image, -1, 0.0)]))
     places = ["a picture at pixel frame 0", "a clip at pixel frame 13", "a picture at pixel frame -1"]
     assert all(place in note for place, note in zip(places, video.notes, strict=True))
+    assert all(note.endswith("hold.") for note in video.notes)
     frames = torch.cat(list(video))
     plan = pipe.plan([(image, 0, 0.0), clip], SIZE, SIZE, 29)
     whole = pipe._decode(pipe._normalised(plan.clean))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ class PusaWanPipeline(WanPipeline):
         if self.vae is None:
             raise ValueError("This pipeline has no VAE, with which a long video is decoded as it is made: give it one.")
         frames, staircase = latent_length(num_frames), Staircase.rolling(moving_frames, steps, shift)
-        read = read_keyframes(as_list(keyframes), num_frames)
+        read = [replace(keyframe, behaviour="hold") for keyframe in read_keyframes(as_list(keyframes), num_frames)]
         placed, notes = place_keyframes(read, frames, self._encode_cropped(height, width))
         given = {frame: (self._normalised(p.latent).cpu(), p.multiplier) for frame, p in placed.items()}
         scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
