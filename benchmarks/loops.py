@@ -9,6 +9,7 @@ of means over clips (Student's t) and seeds.
 - picture step: mean difference of a frame from the one before, in levels of 255.
 - worst border: the mean velocity change over that border, the seam included, where it is largest, and the frame it leads to.
 - speed: mean way of the object in pixels a frame.
+- a dash: in some loop the object is not seen there, or it is not asked for.
 - picture: how near the loop's frame 0 is to the picture that was given, PSNR in dB, where it comes back to it.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import bench
 import torch
-from intervals import mean_interval, paired_difference
+from intervals import mean_interval
 from torch import Tensor
 
 from demo_model import LORA
@@ -172,8 +173,8 @@ def figures(clips: Tensor, scenes: Sequence[Scene], motion: Motion, comes_back: 
 
 def _cells(steps: Tensor) -> list[str]:
     """Of a figure of every step, (B, T): means over the seam, other borders and inside, and the first two's difference."""
-    means = [steps[:, which].nanmean(1) for which in places(steps.shape[1]).values()]
-    return [*map(_cell, means), str(paired_difference(means[0], means[1]))]
+    seam, borders, inside = (steps[:, which].nanmean(1) for which in places(steps.shape[1]).values())
+    return [_cell(seam), _cell(borders), _cell(inside), _cell(seam - borders)]
 
 
 def _worst(steps: Tensor) -> str:
@@ -182,6 +183,8 @@ def _worst(steps: Tensor) -> str:
 
 
 def _cell(values: Tensor) -> str:
+    if values.isnan().any():
+        return "-"
     return f"{values.mean():.2f}" if values.std() < 1e-4 else str(mean_interval(values))
 
 
