@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pusa_core.frames import (
     TEMPORAL_STRIDE,
+    fewest_latents,
     latent_length,
     parse_multipliers,
     parse_positions,
@@ -28,7 +29,7 @@ from pusa_core.schedule import pusa_sigmas
 from pusa_core.video_files import frame_rate
 from pusa_core.wan import PATCH
 
-from .jobs import JOB, PIXELS, FramesOf, ImageAt, Job
+from .jobs import JOB, PIXELS, FramesOf, ImageAt, Job, StartOf
 from .kinds import staircase_of
 from .settings import DEMO, Models
 
@@ -59,8 +60,8 @@ def check_job(job: Job, models: Models, lengths: Mapping[str, int]) -> None:
     for keyframe in job.keyframes:
         if isinstance(keyframe, ImageAt):
             _check_picture(Path(keyframe.image))
-        elif not keyframe.video.startswith(JOB):
-            _check_video(Path(keyframe.video))
+        elif not keyframe.source.startswith(JOB):
+            _check_video(Path(keyframe.source))
     placed = [_placeholder(keyframe, job.length, lengths) for keyframe in job.keyframes]
     known = [keyframe for keyframe in placed if keyframe is not None]
     if job.kind == "long":
@@ -109,11 +110,13 @@ def _check_video(path: Path) -> None:
     frame_rate(path)
 
 
-def _placeholder(keyframe: ImageAt | FramesOf, length: int, lengths: Mapping[str, int]) -> Keyframe | None:
+def _placeholder(keyframe: ImageAt | FramesOf | StartOf, length: int, lengths: Mapping[str, int]) -> Keyframe | None:
     """A keyframe with pictures of no size; None where it cannot be placed without its video."""
     if isinstance(keyframe, ImageAt):
         return still_keyframe(_pictures(1), keyframe.frame, keyframe.unit, keyframe.noise, keyframe.behaviour)
-    frames = lengths.get(keyframe.video.removeprefix(JOB)) if keyframe.video.startswith(JOB) else None
+    frames = lengths.get(keyframe.source.removeprefix(JOB)) if keyframe.source.startswith(JOB) else None
+    if isinstance(keyframe, StartOf):
+        return _start_placeholder(keyframe, length, frames)
     if keyframe.take == "chosen" and frames is None:
         parse_multipliers(keyframe.noise, len(parse_positions(keyframe.chosen, "chosen frames")))
         return None
@@ -124,6 +127,13 @@ def _placeholder(keyframe: ImageAt | FramesOf, length: int, lengths: Mapping[str
         _pictures(max(needed, 1) + LEAD_IN if frames is None else frames), keyframe.take, keyframe.count, keyframe.unit,
         keyframe.place, keyframe.frame, keyframe.noise, keyframe.behaviour, keyframe.chosen,
     )  # fmt: skip
+
+
+def _start_placeholder(keyframe: StartOf, length: int, frames: int | None) -> Keyframe | None:
+    if frames is None and keyframe.retime == "keep":
+        fewest_latents(keyframe.noise)
+        return None
+    return keyframe.strength(length).keyframe(_pictures(frames or length))
 
 
 def _pictures(count: int) -> Tensor:

@@ -15,11 +15,13 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pusa_core.frames import latent_length
+from pusa_core.strength import HELD, Strength
 
 from .settings import FILES, WEIGHTS, resolve_files
 
 NAME = re.compile(r"[\w.-]{1,100}")
 EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
+STRENGTH = "0.5"  # of all frames of a clip that is started from
 MAX_JOB = 2**20  # characters
 REPORT = "report"  # report.json lies beside the sidecars
 PIXELS = 16  # a token is two latents wide, a latent eight pixels
@@ -77,6 +79,25 @@ class FramesOf:
 
 
 @dataclass(frozen=True)
+class StartOf:
+    """A clip that every frame of the video starts from; see `pusa_core.strength.Strength`."""
+
+    clip: str
+    noise: str = STRENGTH
+    unit: Literal["pixel", "latent"] = "pixel"
+    retime: Literal["keep", "stretch"] = "keep"
+    between: float = 1.0
+    hold_up_to: float = HELD
+
+    @property
+    def source(self) -> str:
+        return self.clip
+
+    def strength(self, length: int) -> Strength:
+        return Strength(self.noise, self.unit, length, self.retime, self.between, self.hold_up_to)
+
+
+@dataclass(frozen=True)
 class PromptFrom:
     """What holds from a pixel frame on."""
 
@@ -100,7 +121,7 @@ class Job:
     prompt: str
     name: str
     negative_prompt: str = ""
-    keyframes: tuple[ImageAt | FramesOf, ...] = ()
+    keyframes: tuple[ImageAt | FramesOf | StartOf, ...] = ()
     width: int = 832
     height: int = 480
     length: int = 81
@@ -225,27 +246,35 @@ def _check_numbers(job: Job) -> None:
         raise ValueError(f'"fps" is {job.fps:g}; it must be from {FPS[0]} to {FPS[1]}.')
 
 
-def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf:
-    if not isinstance(given, dict) or ("image" in given) == ("video" in given):
-        raise ValueError('A keyframe must be an object with either "image" or "video".')
+def _keyframe(given: Any, folder: Path) -> ImageAt | FramesOf | StartOf:
+    if not isinstance(given, dict) or sum(source in given for source in ("image", "video", "clip")) != 1:
+        raise ValueError('A keyframe must be an object with either "image", "video" or "clip".')
     if "image" in given:
         image = _checked(ImageAt, given)
         if image.image.startswith(JOB):
             raise ValueError(f'"{image.image[:60]}" is a video: write "video" for "image" to take frames of it.')
         return replace(image, image=_existing(image.image, folder))
+    given = {**given, "noise": _noise_text(given.get("noise", ""))}
+    if "clip" in given:
+        clip = _checked(StartOf, {key: value for key, value in given.items() if (key, value) != ("noise", "")})
+        clip.strength(0)
+        return replace(clip, clip=_existing(clip.clip, folder))
     starts, latent = given.get("place", "start") == "start", given.get("unit") == "latent"
     extension = 4 if latent else 13
     given = {"count": extension if starts else extension - 1, **given}  # the first latent frame is one pixel frame
-    noise = given.get("noise", "")
-    if isinstance(noise, list):
-        noise = ", ".join(map(str, noise))
-    elif type(noise) in (int, float):
-        noise = str(noise)
+    noise = given["noise"]
     if noise == "":
         usual = starts and given["count"] == extension and given.get("take") != "chosen"
         noise = EXTENSION_NOISE if usual else "0.3"
     video = _checked(FramesOf, {**given, "noise": noise})
     return replace(video, video=_existing(video.video, folder))
+
+
+def _noise_text(noise: Any) -> Any:
+    """Noise multipliers as text, as which they are read; what can be none stays as it is."""
+    if isinstance(noise, list):
+        return ", ".join(map(str, noise))
+    return str(noise) if type(noise) in (int, float) else noise
 
 
 def _existing(source: str, folder: Path) -> str:

@@ -31,10 +31,10 @@ from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyfram
 from pusa_core.plan import Plan
 from pusa_core.resize import fit_images
 from pusa_core.schedule import pusa_sigmas
-from pusa_core.video_files import read_frames, write_video
+from pusa_core.video_files import count_frames, read_frames, write_video
 
 from .folder import Folder, RunStopped
-from .jobs import JOB, FramesOf, ImageAt, Job
+from .jobs import JOB, FramesOf, ImageAt, Job, StartOf
 from .kinds import staircase_of
 from .models import OpenModels
 from .settings import WEIGHTS, Models
@@ -195,15 +195,18 @@ def _finite(pictures: Tensor) -> Tensor:
 def read_keyframes(job: Job, videos: Mapping[str, Path]) -> list[Keyframe]:
     """A job's keyframes with their pictures, of its video's size."""
     fitted = partial(fit_images, width=job.width, height=job.height, method=job.fit)
-    return [read_keyframe(k, videos.get(k.source, Path(k.source)), fitted) for k in job.keyframes]
+    return [read_keyframe(k, videos.get(k.source, Path(k.source)), fitted, job.length) for k in job.keyframes]
 
 
-def read_keyframe(keyframe: ImageAt | FramesOf, path: Path, fitted: Callable[[Tensor], Tensor]) -> Keyframe:
+def read_keyframe(
+    keyframe: ImageAt | FramesOf | StartOf, path: Path, fitted: Callable[[Tensor], Tensor], length: int = 0
+) -> Keyframe:
     """A job's keyframe with its pictures.
 
     Args:
         path: the picture or video.
         fitted: pictures of any size -> of the video's.
+        length: pixel frames of the video; only what fills all of it looks at it.
 
     Raises:
         ValueError: the file cannot be read, or its frames do not fit.
@@ -212,6 +215,8 @@ def read_keyframe(keyframe: ImageAt | FramesOf, path: Path, fitted: Callable[[Te
         picture = fitted(read_image(path))
         return still_keyframe(picture, keyframe.frame, keyframe.unit, keyframe.noise, keyframe.behaviour)
     frames: Iterator[Tensor] = map(fitted, read_frames(path))
+    if isinstance(keyframe, StartOf):
+        return keyframe.strength(length).keyframe_of(frames, count_frames(path))
     needed = keyframe.count * (TEMPORAL_STRIDE if keyframe.unit == "latent" else 1) + LEAD_IN
     if keyframe.take == "first":
         frames = islice(frames, needed)

@@ -122,7 +122,9 @@ class Studio:
 
     def latents(self, scenes: Sequence[Scene], settings: SampleSettings) -> Tensor:
         """Sampled clips, (B, C, F, h, w)."""
-        plan = self.plan(scenes, settings)
+        return self._latents(self.plan(scenes, settings), scenes, settings)
+
+    def _latents(self, plan: Plan, scenes: Sequence[Scene], settings: SampleSettings) -> Tensor:
         latent = self.host.plan_latent(self.vae, plan, SIZE, SIZE, LENGTH, len(scenes))
         if settings.inpaint:
             latent = {"samples": latent["samples"], "noise_mask": _painted_mask(plan, latent["samples"])}
@@ -137,6 +139,13 @@ class Studio:
         """Sampled clips as pictures, (B, T, H, W, 3)."""
         with torch.inference_mode():
             return self.decode(self.latents(scenes, settings))
+
+    def sample_from(self, keyframes: Sequence[list[Keyframe]], scenes: Sequence[Scene], settings: SampleSettings) -> Tensor:
+        """The same from keyframes of each clip's own, in place of the task's; all at the same frames with the same noise."""
+        plans = [plan_clip(of_clip, LENGTH, self.encode) for of_clip in keyframes]
+        plan = replace(plans[0], clean=torch.cat([p.clean for p in plans if p.clean is not None]))
+        with torch.inference_mode():
+            return self.decode(self._latents(plan, scenes, settings))
 
 
 def _painted_mask(plan: Plan, samples: Tensor) -> Tensor:

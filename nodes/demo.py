@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..demo_model.spoil import stutter, thin
 from ..demo_model.text import encode
 from ..demo_model.world import WorldError, draw, scene_of
 from ..pusa_core.messages import fault
@@ -19,6 +22,13 @@ WORDS_TOOLTIP = (
     "Motions: moves (left, right, up, down; slowly, quickly), bounces (left, ...), spins, grows, shrinks. "
     "Backgrounds: on a plain background, on a gradient background, on stripes."
 )
+
+FRAMES: dict[str, Callable[[Tensor], Tensor]] = {
+    "all": lambda clip: clip,
+    "stuttering": stutter,
+    "every 4th": partial(thin, every=4),
+    "every 8th": partial(thin, every=8),
+}
 
 
 @contextmanager
@@ -83,9 +93,17 @@ class PusaDemoScene(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Where the objects start, how large they are, and the background's shades.",
                 ),
+                io.Combo.Input(
+                    "frames",
+                    options=list(FRAMES),
+                    default="all",
+                    optional=True,
+                    tooltip="all: the whole clip. stuttering: frames 5 to 12 stand still. every 4th, every 8th: only these "
+                    "frames, to paint others in between.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The whole clip, 17 frames."),
+                io.Image.Output(display_name="images", tooltip="The clip: 17 frames, or fewer of them."),
                 io.Image.Output(display_name="start_image", tooltip="Its first frame."),
                 io.Image.Output(display_name="end_image", tooltip="Its last frame."),
                 io.String.Output(display_name="caption", tooltip="What was drawn, in full: for Pusa Demo Prompt."),
@@ -93,11 +111,11 @@ class PusaDemoScene(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text: str, seed: int) -> io.NodeOutput:
+    def execute(cls, text: str, seed: int, frames: str = "all") -> io.NodeOutput:
         with _translated():
             scene = scene_of(text, seed)
         images = draw([scene])[0]
-        return io.NodeOutput(images, images[:1], images[-1:], scene.caption)
+        return io.NodeOutput(FRAMES[frames](images), images[:1], images[-1:], scene.caption)
 
 
 NODES = [PusaDemoPrompt, PusaDemoScene]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
 from ..pusa_core.keyframes import check_keyframes, clip_keyframe, keyframes_from_text, video_keyframes
+from ..pusa_core.strength import HELD, Retime, Strength
+from .schedule import LARGEST
 from .types import (
     CATEGORY,
     Keyframes,
@@ -174,4 +178,82 @@ class PusaVideoKeyframes(io.ComfyNode):
         return io.NodeOutput([*check_keyframes(previous or []), keyframe])
 
 
-NODES = [PusaKeyframe, PusaKeyframesFromText, PusaVideoKeyframes]
+class PusaVideoStrength(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PusaVideoStrength",
+            display_name="Pusa Video Strength",
+            category=CATEGORY,
+            description="Starts every frame of the video from a clip, each with its own share of noise: a denoise strength "
+            "by frame. Repairs bad frames, restyles a clip and keeps its ends, paints frames in between, retimes.",
+            **search_aliases(
+                "video to video",
+                "vid2vid",
+                "denoise strength by frame",
+                "repair frames",
+                "restyle video",
+                "frame interpolation",
+                "in-betweening",
+                "slow motion",
+                "retime",
+            ),
+            inputs=[
+                io.Image.Input("video", tooltip="The clip's frames."),
+                io.String.Input(
+                    "noise",
+                    default="0: 0, 1: 0.7, -5: 0.7, -4: 0",
+                    tooltip="Noise by points, frame: noise, with straight lines between them; negative frames count from the "
+                    "end. 0 keeps the clip, 1 gives it no say. Also one value for all, a ramp (0 to 1), or one for each "
+                    "latent frame. Recommended: 0 for what stays, 0.7 to restyle, 1 for frames that are bad.",
+                ),
+                unit_input("noise"),
+                io.Int.Input(
+                    "length",
+                    default=0,
+                    min=0,
+                    max=LARGEST,
+                    tooltip="Frames of the video, 4n+1; 0 is as many as the clip has. Connect the output of this name to "
+                    "Pusa Schedule.",
+                ),
+                io.Combo.Input(
+                    "retime",
+                    options=list(get_args(Retime)),
+                    default="keep",
+                    tooltip="A clip of another length: keep cuts a longer one, and after a shorter one the video is new. "
+                    "stretch gives it the video's length, slower or faster.",
+                ),
+                io.Float.Input(
+                    "between",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Least noise of latent frames that hold no frame of a stretched clip, only blends of two. "
+                    "Recommended: 1, which makes them anew.",
+                ),
+                io.Float.Input(
+                    "hold_up_to",
+                    default=HELD,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Latent frames of at most this noise end exactly on the clip (hold), those of more evolve. "
+                    "Recommended: 0.5.",
+                ),
+                previous_input(),
+            ],
+            outputs=[
+                Keyframes.Output(display_name="keyframes"),
+                io.Int.Output(display_name="length", tooltip="Frames of the video: for Pusa Schedule."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video, noise, unit, length, retime, between, hold_up_to, previous=None) -> io.NodeOutput:
+        check_wires(video=video)
+        keyframe = Strength(noise, unit, length, retime, between, hold_up_to).keyframe(video)
+        return io.NodeOutput([*check_keyframes(previous or []), keyframe], length or len(keyframe.pictures))
+
+
+NODES = [PusaKeyframe, PusaKeyframesFromText, PusaVideoKeyframes, PusaVideoStrength]

@@ -7,13 +7,19 @@ pixel frames 4k-3 ... 4k, so 4n+1 pixel frames are n+1 latent frames.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Literal
+
+import numpy as np
 
 from .messages import describe, fault, mark, say, shorten
 
 TEMPORAL_STRIDE = 4
 MAX_LENGTH = 1_000_001  # pixel frames; keeps a typing slip from allocating a latent of terabytes
+MOST_POINTS = 1_000  # of a noise curve
+CURVE = "0: 0, 8: 0.2, -1: 1"  # an example of one
 
 FrameUnit = Literal["pixel", "latent"]
 
@@ -175,11 +181,14 @@ def parse_multipliers(text: str, count: int) -> list[float]:
     """Reads the noise multipliers of `count` latent frames.
 
     Args:
-        text: one value for all (`"0.2"`), one for each (`"0, 0.3, 0.4, 0.5"`), or a ramp (`"0 to 0.3"`).
+        text: one value for all (`"0.2"`), one for each (`"0, 0.3, 0.4, 0.5"`), a ramp (`"0 to 0.3"`), or a curve by points
+            (`"0: 0, 8: 0.2, -1: 1"`, see `parse_curve`).
 
     Raises:
-        ValueError: an entry is not a number from 0 to 1, or their number is neither 1 nor `count`.
+        ValueError: an entry is not a number from 0 to 1, their number is neither 1 nor `count`, or a point lies outside.
     """
+    if ":" in text:
+        return parse_curve(text, count)
     start, is_ramp, end = " ".join(text.split()).partition(" to ")
     if is_ramp:
         return linear_ramp(_multiplier(start), _multiplier(end), count)
@@ -194,6 +203,85 @@ def parse_multipliers(text: str, count: int) -> list[float]:
             count=count,
         )
     return values
+
+
+def fewest_latents(text: str) -> int:
+    """The least number of latent frames that `parse_multipliers` reads a text for.
+
+    Raises:
+        ValueError: there is none, and why.
+    """
+    if ":" not in text:
+        count = 1 if " to " in text else text.count(",") + 1
+        parse_multipliers(text, count)
+        return count
+    frames = [frame for frame, _ in parse_points(text)]
+    count = max(0, *(frame + 1 for frame in frames)) + max(0, *(-frame for frame in frames))
+    _check_order(frames, count)
+    return count
+
+
+def parse_curve(text: str, total: int) -> list[float]:
+    """Noise multipliers of `total` frames by points: linear between them, level before the first and after the last.
+
+    Args:
+        text: frame and noise of each point, `"0: 0, 8: 0.2, -1: 1"`; negatives count from the end.
+
+    Raises:
+        ValueError: a point cannot be read, lies outside, or not after the one before it.
+    """
+    frames, values = zip(*parse_points(text))
+    places = _check_order(frames, total)
+    return np.interp(np.arange(total), places, values).tolist()
+
+
+def _check_order(frames: Sequence[int], total: int) -> list[int]:
+    """The places of a curve's points among `total` frames."""
+    places = [_place(frame, total) for frame in frames]
+    for number, (before, after) in enumerate(pairwise(places), 1):
+        if before >= after:
+            raise fault(
+                "The noise curve has frame {frame} after frame {before}, of {total} frames: name each once, in their order.",
+                frame=frames[number],
+                before=frames[number - 1],
+                total=total,
+            )
+    return places
+
+
+def parse_points(text: str) -> list[tuple[int, float]]:
+    """The points of a noise curve, see `parse_curve`.
+
+    Raises:
+        ValueError: one cannot be read, or there are more than `MOST_POINTS`.
+    """
+    fields = _fields(text, mark("points of the noise curve"), CURVE)
+    if len(fields) > MOST_POINTS:
+        raise fault("The noise curve has {count} points; at most {most} are read.", count=len(fields), most=MOST_POINTS)
+    return [_point(field) for field in fields]
+
+
+def _point(field: str) -> tuple[int, float]:
+    frame, _, value = (part.strip() for part in field.partition(":"))
+    if not _INTEGER.match(frame) or not value:
+        raise fault(
+            '"{field}" is no point of a noise curve; write a frame and its noise, for example "{example}".',
+            field=shorten(field),
+            example=CURVE,
+        )
+    return int(frame), _multiplier(value)
+
+
+def _place(frame: int, total: int) -> int:
+    if not -total <= frame < total:
+        raise fault(
+            "Frame {frame} of the noise curve lies outside its {total} frames: use 0 to {last}, or -{total} to -1 to count "
+            "from the end.",
+            frame=frame,
+            total=total,
+            last=total - 1,
+        )
+    return frame % total
 
 
 def linear_ramp(start: float, end: float, count: int) -> list[float]:

@@ -47,6 +47,7 @@ class Keyframe:
         behaviour: "evolve" or "hold", see `FrameMap`.
         place: how the user said where; "start" and "end" have been turned into `index`.
         remark: what the user should know about how the pictures were taken.
+        hold_up_to: noise multiplier up to which "hold" holds; latents of more evolve.
     """
 
     pictures: Tensor
@@ -57,6 +58,17 @@ class Keyframe:
     behaviour: Behaviour = "evolve"
     place: Place = "index"
     remark: str = ""
+    hold_up_to: float = 1.0
+
+    def behaviour_of(self, multiplier: float) -> Behaviour:
+        """What a latent of a noise multiplier does."""
+        return self.behaviour if multiplier <= self.hold_up_to else "evolve"
+
+    @property
+    def free_frames(self) -> list[int]:
+        """The pictures' numbers of latents that have no say: they start from noise alone."""
+        free = (k for k, m in zip(self.kept, self.multipliers) if m == 1 and self.behaviour_of(m) == "evolve")
+        return [frame for latent in free for frame in pixel_frames(latent)]
 
 
 def check_keyframes(keyframes: Any) -> list[Keyframe]:
@@ -159,9 +171,9 @@ def video_keyframes(
         ValueError: the clip is too short, or counts do not fit.
     """
     check_pictures(pictures)
-    _check_choice(take, Take, "take")
-    _check_choice(place, Place, "place")
-    _check_choice(unit, FrameUnit, "unit")
+    check_choice(take, Take, "take")
+    check_choice(place, Place, "place")
+    check_choice(unit, FrameUnit, "unit")
     if take == "chosen":
         return _chosen_keyframe(pictures, chosen, unit, place, index, multipliers, behaviour)
     at_start = place == "start" or (place == "index" and index == 0)
@@ -172,7 +184,8 @@ def video_keyframes(
     return Keyframe(pictures, kept, index, unit, tuple(parse_multipliers(multipliers, latents)), behaviour, place)
 
 
-def _check_choice(value: object, choices: Any, what: str) -> None:
+def check_choice(value: object, choices: Any, what: str) -> None:
+    """Refuses what is none of a Literal's choices; `what` is the setting's name."""
     if value not in get_args(choices):
         raise fault(
             '"{what}" is {value}; it must be one of {choices}.',

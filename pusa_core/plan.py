@@ -12,10 +12,13 @@ from torch import Tensor
 
 from .frames import describe_latent_frame, latent_length, resolve_index
 from .keyframes import Keyframe, check_keyframes
-from .messages import fault, mark, say
+from .messages import fault, mark, say, shorten
+from .retime import bridged
 from .schedule import Behaviour, FrameMap, FrameSchedule
 from .staircase import Staircase
 from .virtual_latent import SAME_SIGMA, ScheduleTable
+
+NOISE_SHOWN = 200  # characters of the list of noise multipliers in a note
 
 
 @dataclass(frozen=True)
@@ -269,9 +272,9 @@ def place_keyframes(
             _claim(owner, index, number)
     placed = {}
     for keyframe, indices in zip(keyframes, targets):
-        encoded = encode(keyframe.pictures).split(1, dim=2)  # n of (1, C, 1, h, w)
+        encoded = encode(bridged(keyframe.pictures, keyframe.free_frames)).split(1, dim=2)  # n of (1, C, 1, h, w)
         for index, kept, m in zip(indices, keyframe.kept, keyframe.multipliers):
-            placed[index] = Placed(encoded[kept], m, keyframe.behaviour)
+            placed[index] = Placed(encoded[kept], m, keyframe.behaviour_of(m))
     return placed, tuple(_note(number, k, t) for number, (k, t) in enumerate(zip(keyframes, targets), 1))
 
 
@@ -323,11 +326,18 @@ def _note(number: int, keyframe: Keyframe, targets: tuple[int, ...]) -> str:
     if len(targets) > 1:
         where = say("{first} to {last}", first=where, last=describe_latent_frame(targets[-1]))
     same = len(set(keyframe.multipliers)) == 1
-    noise = ", ".join(f"{m:g}" for m in (keyframe.multipliers[:1] if same else keyframe.multipliers))
+    noise = shorten(", ".join(f"{m:.3g}" for m in (keyframe.multipliers[:1] if same else keyframe.multipliers)), NOISE_SHOWN)
     asked = say(_ASKED[keyframe.unit if keyframe.place == "index" else keyframe.place], index=keyframe.index)
     what = say("a picture") if len(keyframe.pictures) == 1 else say("a clip")
     note = say(
         "Keyframe {number}, {what} at {asked}: {where}; noise {noise}; {behaviour}.",
-        number=number, what=what, asked=asked, where=where, noise=noise, behaviour=keyframe.behaviour,
+        number=number, what=what, asked=asked, where=where, noise=noise, behaviour=_spoken_behaviour(keyframe),
     )  # fmt: skip
     return f"{note}{keyframe.remark}"
+
+
+def _spoken_behaviour(keyframe: Keyframe) -> str:
+    held = [m for m in keyframe.multipliers if keyframe.behaviour_of(m) == "hold"]
+    if 0 < len(held) < len(keyframe.multipliers):
+        return say("hold up to {noise:g}, above it evolve", noise=max(held))
+    return "hold" if held else "evolve"

@@ -8,9 +8,10 @@
 
 `at` is the pixel frame of the item's first picture; negative counts from the end (-1 is the last frame). `media` is a
 file in ComfyUI's input folder, `input` the number of a connected picture, from 1. `noise` is one noise multiplier for
-all latent frames, a list with one for each, or a ramp ("0 to 0.5"); 0.2 where it is left out. `behaviour` is evolve or
-hold. `take` says which frames of a clip: [first, after the last], as a slice does: [-13, null] are the last 13. A clip
-of 4n+1 frames fills n+1 latent frames: its first frame the one that holds `at`. Later than the start, where a latent
+all latent frames, a list with one for each, a ramp ("0 to 0.5"), or a curve by points ("0: 0, 3: 1, -1: 0.2", counted in
+the item's latent frames); 0.2 where it is left out. `behaviour` is evolve or hold, which leaves a clip's latent frames of
+noise 1 free. `take` says which frames of a clip: [first, after the last], as a slice does: [-13, null] are the last 13. A
+clip of 4n+1 frames fills n+1 latent frames: its first frame the one that holds `at`. Later than the start, where a latent
 frame holds four, it may be 4n frames, which fill n: those before them in the clip lead in.
 """
 
@@ -28,6 +29,7 @@ from .frames import (
     MAX_LENGTH,
     TEMPORAL_STRIDE,
     check_multiplier,
+    fewest_latents,
     latent_length,
     parse_multipliers,
     pixel_length,
@@ -44,6 +46,7 @@ LARGEST_TEXT = 1_000_000  # characters
 MOST_ITEMS = 1_000
 MOST_INPUTS = 50
 EXAMPLE = '{"version": 1, "items": [...]}'
+HELD_CLIP = 0.999  # noise up to which latent frames of a clip are held: those of 1 are made anew
 NOISE = 0.2  # the Keyframe node's default
 KEYS = ("at", "media", "input", "take", "noise", "behaviour")
 
@@ -57,7 +60,7 @@ class Item:
         at: pixel frame of its first picture; negative counts from the end.
         media: a file's name, or None.
         input: number of a connected picture, from 1, or None.
-        noise: a number, numbers, or a ramp as text.
+        noise: a number, numbers, or a ramp or curve as text.
         behaviour: "evolve" or "hold", see `FrameMap`.
         take: first frame of the clip, and the one after the last; None takes all that follow.
     """
@@ -200,7 +203,7 @@ def _behaviour(value: Any) -> Behaviour:
 
 def _noise(value: Any) -> float | tuple[float, ...] | str:
     if isinstance(value, str):
-        parse_multipliers(value, 1 if " to " in value else value.count(",") + 1)
+        fewest_latents(value)
         return value
     return tuple(_multiplier(v) for v in value) if isinstance(value, list) and value else _multiplier(value)
 
@@ -269,15 +272,19 @@ def item_keyframe(item: Item, pictures: torch.Tensor, taken: int | None = None) 
         if taken == 1:
             return still_keyframe(pictures, item.at, "pixel", multipliers[0], item.behaviour)
         pictures, kept = last_frames(pictures, len(multipliers), taken % TEMPORAL_STRIDE == 1)
-        return Keyframe(pictures, kept, item.at, "pixel", multipliers, item.behaviour)
+        return Keyframe(pictures, kept, item.at, "pixel", multipliers, item.behaviour, hold_up_to=HELD_CLIP)
 
 
 def outline(item: Item, total: int | None = None) -> torch.Tensor:
     """Empty pictures (N, 1, 1, 3) in the number that an item takes, as far as that is known without its clip."""
     count = item.count() if total is None else len(item.frames(total))
     if count is None:
-        count = pixel_length(len(item.noise)) if isinstance(item.noise, tuple) else 1
+        count = pixel_length(_fewest_latents(item.noise))
     return torch.zeros(1, 1, 1, 3).expand(count, -1, -1, -1)
+
+
+def _fewest_latents(noise: float | tuple[float, ...] | str) -> int:
+    return len(noise) if isinstance(noise, tuple) else fewest_latents(noise) if isinstance(noise, str) else 1
 
 
 def check_places(keyframes: Sequence[Keyframe], length: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import from_clips
 import longer
 import recipes
 from litegraph import Workflow
 from notes import note
 
-TITLES = recipes.TITLES | longer.TITLES
+TITLES = recipes.TITLES | longer.TITLES | from_clips.TITLES
 
 
 def workflows() -> Iterator[Workflow]:

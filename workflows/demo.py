@@ -72,7 +72,9 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
 def with_schedule(name: str) -> dict[str, dict]:
     """A workflow's prompt that shows its schedule's picture, too."""
     prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    timeline = next(key for key, node in prompt.items() if node["class_type"] == "PusaTimeline")
+    timeline = next((key for key, node in prompt.items() if node["class_type"] == "PusaTimeline"), None)
+    if timeline is None:
+        return prompt  # the node Pusa Schedule shows it by itself
     return prompt | {"picture": {"class_type": "PreviewImage", "inputs": {"images": [timeline, 2]}}}
 
 

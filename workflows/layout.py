@@ -25,7 +25,7 @@ PLACES = {
     "models": "VAELoader UNETLoader",
     "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow PusaForcingFrameRate CLIPLoader",
     "prompts": "CLIPTextEncode PusaDemoPrompt PusaDemoScene",
-    "given": "PusaTimeline LoadImage PusaKeyframe GetVideoComponents PusaVideoKeyframes",
+    "given": "PusaTimeline LoadImage PusaKeyframe LoadVideo GetVideoComponents PusaVideoKeyframes PusaVideoStrength",
     "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
     "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",
@@ -38,6 +38,7 @@ HEIGHTS = {
     "PusaDemoPrompt": 130,
     "PusaTimeline": 580,
     "LoadImage": 322,
+    "LoadVideo": 322,
     "PusaSchedule": 620,
     "PusaDiffusionForcing": 700,
     "PusaLongVideo": 900,
@@ -121,10 +122,17 @@ class _Sheet:
         for load, keyframe in zip(self.of("LoadImage"), self.of("PusaKeyframe")):
             self.column([keyframe], "prompts", self.boxes[load.id][1])
         self.column(self.of("PusaSchedule", "PusaDiffusionForcing"), "schedule", y)
-        keyframes = self.of("PusaVideoKeyframes")
+        strength, keyframes = self.of("PusaVideoStrength"), self.of("PusaVideoKeyframes")
+        self.column(strength, "prompts", y)
+        if strength:
+            return self._clip(y)
         for scene in self.of("PusaDemoScene"):
             self.column([scene], "prompts" if keyframes else "schedule", y - AISLE + GAP)
             self.column(keyframes, "schedule", y - AISLE + GAP)
+
+    def _clip(self, y: int) -> None:
+        """What a clip comes from that all frames start from."""
+        self.column(self.of("PusaDemoScene", "LoadVideo", "GetVideoComponents"), "loras", y)
 
     def sampling(self) -> None:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
@@ -137,8 +145,9 @@ class _Sheet:
     def output(self) -> None:
         """Beside each other, or, where a wide schedule leaves less room, all but the last below each other."""
         *before, last = self.of(*PLACES["output"].split())
-        x = self.x["output"] + 4 * AISLE * bool(self.of("PusaDemoScene"))  # whose link comes from far below
-        if self.of("PusaDiffusionForcing"):
+        far = self.of("PusaDemoScene") and not self.of("PusaVideoStrength")
+        x = self.x["output"] + 4 * AISLE * bool(far)  # a link that comes from far below
+        if self.of("PusaDiffusionForcing", "PusaVideoStrength"):
             self.stack(before, x, 0, NARROW)
             x += NARROW + AISLE
         else:

@@ -30,6 +30,8 @@ COLOURS = {"Prompt": {"color": "#232", "bgcolor": "#353"}, "Negative prompt": {"
 LABELS = {
     "timeline": "Pictures and clips",
     "length": "Frames",
+    "file": "Clip",
+    "noise": "Noise by frame",
     "seed": "Seed",
     "noise_seed": "Seed",
     "steps": "Steps",

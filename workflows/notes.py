@@ -10,12 +10,14 @@ DROP_CLIP = (
     "Video* to its frame rate."
 )
 LOAD = "Choose your own images in *Load Image*."
+LOAD_CLIP = "Choose your own clip in *Load Video*, and set **fps** in *Create Video* to that of the new video."
 WRITE, RUN = "Write what happens into *Prompt*.", "Press **Run**."
 NOISE = "**noise**, the bars on the timeline: 0 keeps a picture exactly, more gives more motion."
 TIPS = {
     "image": f"{NOISE} 0.2 for a first image, 0.5 for one in the middle or at the end.",
     "clip": f"{NOISE} Drag across the bars of a clip for a ramp.",
     "single": "**noise_multiplier**: 0 keeps the picture exactly, more gives more motion.",
+    "strength": "**noise** (Pusa Video Strength), as frame: noise. 0 keeps a frame of the clip, 1 gives it no say.",
     "alpha": "**alpha** (Pusa LoRA Loader): too low loses coherence, too high is stiff.",
     "steps": "**steps** (10 is enough, 30 is the authors' setting) and **cfg**.",
     "lightning": "**strength_model** (Lightning LoRA): lower it a little when motion looks stiff. Keep 4 steps and cfg 1.",
@@ -54,7 +56,8 @@ def note(w: Workflow, about: str) -> str:
     """What the workflow does, what it needs, what to play with."""
     kinds = {node.kind for node in w.nodes}
     source = _source(w)
-    steps = [{"image": DROP, "clip": DROP_CLIP, "single": LOAD}.get(source), WRITE, RUN]
+    given = LOAD_CLIP if "LoadVideo" in kinds else {"image": DROP, "clip": DROP_CLIP, "single": LOAD}.get(source)
+    steps = [given, WRITE, RUN]
     todo = "\n".join(f"{number}. {step}" for number, step in enumerate(filter(None, steps), 1))
     settings = "\n".join(f"- {TIPS[tip]}" for tip in _tips(kinds, source) if tip in TIPS)
     files = DEMO_WORDS if "PusaDemoPrompt" in kinds else _files(w)
@@ -67,7 +70,7 @@ def _tips(kinds: set[str], source: str) -> list[str]:
     if "PusaLoop" in kinds:
         return ["loop", "moving", "alpha", "seed"]
     if "PusaDemoPrompt" in kinds:
-        return ["demo", "alpha", "seed"]
+        return ["strength" if source == "strength" else "demo", "alpha", "seed"]
     if "PusaDiffusionForcing" in kinds:
         return ["forcing", "asynchronous", "forcing_size", "seed"]
     if not any(kind.startswith("PusaLora") for kind in kinds):
@@ -77,6 +80,8 @@ def _tips(kinds: set[str], source: str) -> list[str]:
 
 def _source(w: Workflow) -> str:
     """What is given: images, a clip, images by wire, a scene that is drawn, nothing."""
+    if any(node.kind == "PusaVideoStrength" for node in w.nodes):
+        return "strength"
     if any(node.kind == "PusaSchedule" for node in w.nodes):
         return "single"
     if any(node.kind == "PusaDemoScene" for node in w.nodes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from litegraph import Download, Node, Wire, Workflow
@@ -36,6 +37,7 @@ DOWNLOADS = {
 
 # In web/samples, see samples.py.
 BOAT, CLIP, OTHER_CLIP = ("boat_start.jpg", "boat_middle.jpg", "boat_end.jpg"), "boat.mp4", "balloon.mp4"
+STUTTER, STUCK = "boat_stutter.mp4", slice(33, 49)  # of which these frames stand still
 CLIP_FPS = 24.0
 IMAGE = "example.png"  # ComfyUI's own, for Load Image
 SIZE = {"width": 832, "height": 480, "length": 81}
@@ -62,7 +64,7 @@ DEMO_LORA = "pusa_demo_lora.safetensors"
 DEMO_SIZE = {"width": 64, "height": 64, "length": 17}
 DEMO_TEXT = "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background"
 DEMO_ALPHA, DEMO_FPS, DEMO_ZOOM = 1.0, 8.0, 6.0
-DEMO_START, DEMO_END, DEMO_CLIP = "demo_start.png", "demo_end.png", "demo.mp4"
+DEMO_START, DEMO_END, DEMO_CLIP, DEMO_STUTTER = "demo_start.png", "demo_end.png", "demo.mp4", "demo_stutter.mp4"
 
 
 # --- the workflows ---------------------------------------------------------------------------------------------------
@@ -241,7 +243,9 @@ def image_keyframe(w: Workflow, title: str, **inputs) -> Wire:
     return w.add("PusaKeyframe", f"Pusa Keyframe: {title.lower()}", image=image["IMAGE"], **inputs)["keyframes"]
 
 
-def sampled(w: Workflow, models: dict, given: list | Wire, text: str, lightning: bool = False, stock: bool = False) -> None:
+def sampled(
+    w: Workflow, models: dict, given: list | Wire | Node, text: str, lightning: bool = False, stock: bool = False
+) -> None:
     """The rest of every workflow with a real Wan: text, timeline, sampler, video."""
     clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
     vae = w.add("VAELoader", vae_name=VAE)["VAE"]
@@ -257,7 +261,7 @@ def sampled(w: Workflow, models: dict, given: list | Wire, text: str, lightning:
     save_video(w, latent, vae, CLIP_FPS if of_clip or "low_noise_model" in models else 25.0)
 
 
-def demo_sampled(w: Workflow, *given: dict[str, Any]) -> None:
+def demo_sampled(w: Workflow, *given: dict[str, Any], strength: Node | None = None) -> None:
     """The rest of every workflow with the demo model, which the loaders find in the pack."""
     model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
     pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)
@@ -266,15 +270,19 @@ def demo_sampled(w: Workflow, *given: dict[str, Any]) -> None:
     negative = w.add("PusaDemoPrompt", "Negative prompt", text="")
     texts = {"positive": positive["conditioning"], "negative": negative["conditioning"]}
     w.form.append((positive, "text"))
-    plan = planned(w, list(given), {"vae": vae, **DEMO_SIZE})
+    plan = planned(w, strength or list(given), {"vae": vae, **DEMO_SIZE})
     latent = pusa_sampler(w, {"model": pusa["model"]}, texts, plan, steps=10, cfg=3.0)
     save_video(w, latent, vae, DEMO_FPS, DEMO_ZOOM)
 
 
-def planned(w: Workflow, given: list | Wire, video: dict[str, Any]) -> Node:
-    """A timeline of items, or a schedule of keyframes that come by wire."""
+def planned(w: Workflow, given: list | Wire | Node, video: dict[str, Any]) -> Node:
+    """A timeline of items, or a schedule of keyframes that come by wire, or of a node that says the length, too."""
     if isinstance(given, Wire):
         return w.add("PusaSchedule", keyframes=given, **video)
+    if isinstance(given, Node):
+        w.form.insert(-1, (given, "noise"))  # before the prompt
+        length = replace(given["length"], value=video["length"])
+        return w.add("PusaSchedule", keyframes=given["keyframes"], **{**video, "length": length})
     text = json.dumps({"version": 1, "items": given}, separators=(",", ":"))
     timeline = w.add("PusaTimeline", timeline=text, **video)
     w.form.insert(0, (timeline, "timeline"))
@@ -296,8 +304,14 @@ def save_video(
 
 def pusa_sampler(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, cfg: float) -> Wire:
     sampler = w.add("PusaKSampler", seed=42, steps=steps, cfg=cfg, latent=plan["latent"], **models, **texts)
-    w.form += [(plan, "length"), (sampler, "seed")]
+    w.form += [(_says_length(w, plan), "length"), (sampler, "seed")]
     return sampler["latent"]
+
+
+def _says_length(w: Workflow, plan: Node) -> Node:
+    """The node whose widget is the video's length."""
+    given = plan.inputs["length"]
+    return w.nodes[given.node - 1] if isinstance(given, Wire) else plan
 
 
 def stock_sampler(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, cfg: float) -> Wire:

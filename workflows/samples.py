@@ -7,13 +7,15 @@ give the same pictures, drawn at twice the size and scaled down.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFilter
+from recipes import STUCK, STUTTER
 
 PACK = Path(__file__).resolve().parents[1]
 SAMPLES = PACK / "web" / "samples"
@@ -268,24 +270,34 @@ def write_clip(path: Path, pictures: Iterator[Image.Image], fps: int, crf: int) 
         container.mux(stream.encode() if stream else [])
 
 
-def frames(draw: Callable[[float, float], Image.Image], first: float, last: float) -> Iterator[Image.Image]:
-    for number in range(FRAMES):
+def frames(
+    draw: Callable[[float, float], Image.Image], first: float, last: float, numbers: Iterable[int] = range(FRAMES)
+) -> Iterator[Image.Image]:
+    for number in numbers:
         yield draw(first + (last - first) * number / (FRAMES - 1), number / FPS)
+
+
+def stuttering() -> list[int]:
+    """The numbers of 81 frames of a clip that stands still for a while and then jumps on."""
+    return [STUCK.start - 1 if number in range(STUCK.start, STUCK.stop) else number for number in range(81)]
 
 
 def write_demo() -> None:
     """What a text of the demo model draws; six times as large in the clip, so that its colours survive."""
     sys.path.insert(0, str(PACK))
-    from recipes import DEMO_CLIP, DEMO_END, DEMO_FPS, DEMO_START, DEMO_TEXT
+    from recipes import DEMO_CLIP, DEMO_END, DEMO_FPS, DEMO_START, DEMO_STUTTER, DEMO_TEXT
 
+    from demo_model.spoil import stutter
     from demo_model.world import draw, scene_of
 
     clip = (draw([scene_of(DEMO_TEXT, 0)])[0].numpy() * 255).round().astype(np.uint8)
     pictures = [Image.fromarray(frame) for frame in clip]
     pictures[0].save(SAMPLES / DEMO_START, optimize=True)
     pictures[-1].save(SAMPLES / DEMO_END, optimize=True)
-    large = (picture.resize((384, 384), Image.Resampling.NEAREST) for picture in pictures)
-    write_clip(SAMPLES / DEMO_CLIP, large, round(DEMO_FPS), 14)
+    pixels = torch.from_numpy(clip)
+    for name, shown in ((DEMO_CLIP, pixels), (DEMO_STUTTER, stutter(pixels))):
+        large = (Image.fromarray(frame).resize((384, 384), Image.Resampling.NEAREST) for frame in shown.numpy())
+        write_clip(SAMPLES / name, large, round(DEMO_FPS), 14)
 
 
 def main() -> None:
@@ -293,6 +305,7 @@ def main() -> None:
     for name, time in STILLS.items():
         boat(time, 4 * time).save(SAMPLES / name, quality=88, optimize=True)
     write_clip(SAMPLES / "boat.mp4", frames(boat, 0.16, 0.34), FPS, 25)
+    write_clip(SAMPLES / STUTTER, frames(boat, 0.16, 0.34, stuttering()), FPS, 27)
     write_clip(SAMPLES / "balloon.mp4", frames(balloon, 0.0, 1.0), FPS, 25)
     write_demo()
 

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,6 +24,7 @@ from longer import DEMO_LOOP_SCENE, DEMO_SCENE, DEMO_SEED  # noqa: E402
 from recipes import DEMO_FPS  # noqa: E402
 from samples import write_clip  # noqa: E402
 
+from demo_model.spoil import stutter  # noqa: E402
 from demo_model.world import LENGTH, draw, scene_of  # noqa: E402
 from environment.comfyui import find_comfyui  # noqa: E402
 from environment.server import ComfyServer  # noqa: E402
@@ -40,7 +42,12 @@ GIVEN = {
     "asynchronous": [],
     "long_video": [(0, 5)],
     "loop": [],
+    "repair": [(0, 5), (13, 4)],
+    "restyle": [(0, 1), (16, 1)],
+    "in_between": [(0, 1), (8, 1), (16, 1)],
 }
+# Modes that start every frame from the clip: the noise of its latent frames.
+STRENGTHS = {"repair": [0.5, 0.5, 1, 1, 0.5], "restyle": [0, 0.9, 0.95, 0.9, 0]}
 HEADINGS = {
     "image_to_video": "Image to video",
     "start_end": "Start and end image",
@@ -53,6 +60,9 @@ HEADINGS = {
     "asynchronous": "Text to video",
     "long_video": "Long video",
     "loop": "Loop",
+    "repair": "Repair a clip",
+    "restyle": "Restyle, ends stay",
+    "in_between": "Frames in between",
 }
 SCENES = {
     "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
@@ -82,7 +92,13 @@ SCENES = {
     "skyreels_start_end": "a red bar moves left quickly on a gradient background",
     "skyreels_extension": "a cyan circle moves up slowly on a plain background",
     "skyreels_asynchronous": "a pink bar spins on a gradient background",
+    "demo_repair": "a cyan circle moves right quickly on a gradient background",
+    "demo_in_between": "a yellow triangle moves left quickly on a gradient background",
+    "wan21_repair": "a pink cross moves left quickly on a plain background",
+    "wan21_restyle": "a red circle moves right slowly on a gradient background",
+    "wan21_in_between": "a green circle moves down quickly on a gradient background",
 }
+PROMPTS = {"wan21_restyle": "a pink circle moves right slowly on a gradient background"}  # where it is not the scene's
 SECOND_SCENE = "a pink circle moves left quickly on a gradient background"  # to which the transition leads
 
 SHOWN = (0, 2, 4, 6, 8, 10, 13, 16)  # frames
@@ -120,6 +136,8 @@ def scene_frames(name: str, seed: int) -> list[Image.Image]:
     clip = draw([scene_of(SCENES[name], seed)])[0]
     if mode_of(name) == "transition":
         clip[LENGTH // 2 :] = draw([scene_of(SECOND_SCENE, seed)])[0][LENGTH // 2 :]
+    if mode_of(name) == "repair":
+        clip = stutter(clip)
     return [Image.fromarray(frame) for frame in (clip.numpy() * 255).round().astype(np.uint8)]
 
 
@@ -128,12 +146,16 @@ def prompt_of(name: str, seed: int) -> dict[str, dict]:
     prompt = json.loads((PACK / "workflows" / "api" / "demo_text_to_video.json").read_text(encoding="utf-8"))
     ids = {node["class_type"]: key for key, node in prompt.items()}
     by_title = {node["_meta"]["title"]: node["inputs"] for node in prompt.values()}
+    taken: list[tuple[int, int, Any]] = [(first, count, 0) for first, count in GIVEN[mode_of(name)]]
+    if mode_of(name) in STRENGTHS:
+        taken = [(0, LENGTH, STRENGTHS[mode_of(name)])]
+    behaviour = "hold" if mode_of(name) == "repair" else "evolve"
     items = [
-        {"at": first, "media": f"{name}.mp4", "take": [first, first + count], "noise": 0}
-        for first, count in GIVEN[mode_of(name)]
+        {"at": first, "media": f"{name}.mp4", "take": [first, first + count], "noise": noise, "behaviour": behaviour}
+        for first, count, noise in taken
     ]
     by_title["Pusa Timeline"]["timeline"] = json.dumps({"version": 1, "items": items})
-    by_title["Prompt"]["text"] = SCENES[name]
+    by_title["Prompt"]["text"] = PROMPTS.get(name, SCENES[name])
     by_title["Pusa KSampler"]["seed"] = seed
     for kind in ("ImageScaleBy", "CreateVideo", "SaveVideo"):
         del prompt[ids[kind]]

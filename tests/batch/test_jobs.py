@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from batch.jobs import FramesOf, ImageAt, Job, read_job
+from batch.jobs import FramesOf, ImageAt, Job, StartOf, read_job
 from batch.settings import Models
 
 LONG = {"kind": "long", "prompts": [{"prompt": "y", "frame": 40}], "keyframes_beside": True}
@@ -90,6 +90,16 @@ def test_frames_of_a_video_have_defaults_that_fit(folder, given, count, noise):
 
 
 @pytest.mark.parametrize(
+    "given, noise",
+    [({}, "0.5"), ({"noise": 0.7}, "0.7"), ({"noise": [0, 0.5, 1]}, "0, 0.5, 1"), ({"noise": "0: 0, 8: 1"}, "0: 0, 8: 1")],
+)
+def test_a_clip_that_every_frame_starts_from(folder, given, noise):
+    job = read(folder, keyframes=[{"clip": "b.mp4", "retime": "stretch", "hold_up_to": 0, **given}])
+    assert job.keyframes == (StartOf(str(folder / "b.mp4"), noise, retime="stretch", hold_up_to=0.0),)
+    assert read_job(job.settings(), folder) == job
+
+
+@pytest.mark.parametrize(
     "given, said",
     [
         ({"widht": 64}, '"widht" is no setting, did you mean width?'),
@@ -123,13 +133,18 @@ def test_frames_of_a_video_have_defaults_that_fit(folder, given, count, noise):
         ({"kind": "long", "prompts": [{"prompt": "y", "frame": 81}]}, '"frame": 81; it must be from 1 to 80'),
         ({"kind": "long", "prompts": [{"prompt": "y", "frame": 9}] * 2}, 'Two prompts have "frame": 9'),
         ({"keyframes": {}}, '"keyframes" must be a list'),
-        ({"keyframes": [3]}, 'either "image" or "video"'),
-        ({"keyframes": [{"image": "a.png", "video": "b.mp4"}]}, 'either "image" or "video"'),
+        ({"keyframes": [3]}, 'either "image", "video" or "clip"'),
+        ({"keyframes": [{"image": "a.png", "video": "b.mp4"}]}, 'either "image", "video" or "clip"'),
         ({"keyframes": [{"image": "none.png"}]}, "none.png is not there"),
         ({"keyframes": [{"image": "n" * 300}]}, "is not there"),
         ({"keyframes": [{"image": "job:a"}]}, '"job:a" is a video: write "video"'),
         ({"keyframes": [{"image": "a.png", "noise": "x"}]}, '"noise" is "x"; it must be a number.'),
         ({"keyframes": [{"video": "b.mp4", "take": "some"}]}, '"take" is "some"; use first, last or chosen.'),
+        ({"keyframes": [{"clip": "b.mp4", "image": "a.png"}]}, 'either "image", "video" or "clip"'),
+        ({"keyframes": [{"clip": "b.mp4", "retime": "slow"}]}, '"retime" is "slow"; use keep or stretch.'),
+        ({"keyframes": [{"clip": "b.mp4", "between": 2}]}, "A noise multiplier of 2.0 was given"),
+        ({"keyframes": [{"clip": "b.mp4", "noise": {}}]}, '"noise" is {}; it must be text.'),
+        ({"keyframes": [{"clip": "none.mp4"}]}, "none.mp4 is not there"),
     ],
 )
 def test_mistakes_are_told(folder, given, said):

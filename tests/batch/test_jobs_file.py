@@ -71,6 +71,10 @@ def of(video="b.mp4", **keyframe):
     return {"keyframes": [{"video": video, **keyframe}]}
 
 
+def start_of(clip="b.mp4", **keyframe):
+    return {"keyframes": [{"clip": clip, **keyframe}]}
+
+
 @pytest.mark.parametrize(
     "given, said",
     [
@@ -89,6 +93,11 @@ def of(video="b.mp4", **keyframe):
         (of(place="index", frame=9, count=12), "runs past the clip's last"),
         (of(count=10**12), "more than the 17 frames of the clip"),
         (of(take="chosen"), "No chosen frames were given"),
+        (start_of("broken"), "broken cannot be read"),
+        (start_of(noise="0: x"), '"x" is not a noise multiplier'),
+        (start_of(noise="0: 0, 17: 1", retime="stretch"), "Frame 17 of the noise curve lies outside its 17 frames"),
+        (start_of(noise=[0, 0.5], retime="stretch"), "2 noise multipliers were given for 5 latent frames"),
+        ({"keyframes": [{"clip": "b.mp4", "retime": "stretch"}, {"image": "a.png"}]}, "Keyframes 1 and 2 both land"),
         (of(take="chosen", chosen="1, 2", noise=[0, 0, 0]), "3 noise multipliers were given for 2"),
         ({"steps": 20000}, "20000 steps were asked for"),
         ({"kind": "long", "keyframes": [{"image": "a.png", "frame": 17}]}, "Pixel frame 17 lies outside the clip"),
@@ -123,6 +132,9 @@ def test_what_needs_no_pictures_is_told_before_they_are_read(folder, given, said
         of(take="chosen", chosen="0, 90", place="end"),
         of(place="end", count=8),
         of(unit="latent", count=5, noise="0 to 1"),
+        start_of(noise=[0, 0.5]),  # of 5 frames, which is seen when they are read
+        start_of(noise="0: 0, 17: 1"),
+        start_of(noise="0: 0, 16: 1", retime="stretch"),
         at(frame=-1),
         {"model": "two", "low_noise_lora": str(LORA), "extra_lora": "owner/name"},
         {"model": "one", "width": 64, "height": 64, "lora": str(LORA)},

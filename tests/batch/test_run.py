@@ -11,7 +11,7 @@ import torch
 
 from batch import make, models
 from batch.folder import RunStopped, open_folder
-from batch.jobs import FramesOf, ImageAt, Job, PromptFrom, read_job
+from batch.jobs import FramesOf, ImageAt, Job, PromptFrom, StartOf, read_job
 from batch.make import Maker
 from batch.queue import Queue, Report
 from batch.run import run
@@ -149,6 +149,20 @@ def test_the_end_of_a_long_video_is_taken(tmp_path, monkeypatch):
         taken = torch.cat([found.pictures[-count:], whole.pictures[-count:]])
         assert taken[:count].equal(taken[count:]) and found.multipliers == whole.multipliers
     assert most < 30  # of 102 frames
+
+
+def test_every_frame_starts_from_a_clip(given, tmp_path):
+    clip, noise = str(given / "clip.mp4"), "0: 0, 4: 0, 5: 1, 12: 1, 13: 0"
+    slow = StartOf(clip, "0.2", retime="stretch", between=0.8)
+    jobs = [replace(JOB, keyframes=(StartOf(clip, noise),)), replace(JOB, name="slow", length=29, keyframes=(slow,))]
+    assert run(jobs, [], MODELS, tmp_path).made == ["clip", "slow"]
+    made, whole = read(tmp_path / "clip.mp4"), draw([scene(3)])[0]
+    kept = [*range(5), *range(13, 17)]
+    assert (made[kept] - whole[kept]).abs().mean() < 0.05
+    schedules = [json.loads((tmp_path / f"{job.name}.json").read_text())["schedule"] for job in jobs]
+    assert [schedules[0]["keyframes"][str(i)]["multiplier"] for i in (0, 1, 4)] == [0, 0, 0]
+    assert "2" not in schedules[0]["keyframes"]
+    assert schedules[1]["latent_frames"] == 8 and len(schedules[1]["keyframes"]) == 8
 
 
 def test_what_is_made_is_not_made_again(tmp_path, quick):

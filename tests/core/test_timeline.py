@@ -189,7 +189,17 @@ def test_places_are_the_plans_and_name_the_item(entries, words):
 def test_a_clip_that_nobody_has_seen_is_as_long_as_its_noise_says():
     assert len(outline(one(media=None, input=1))) == 1
     assert len(outline(one(media=None, input=1, noise=[0, 0.3, 0.4]))) == 9
+    assert len(outline(one(media=None, input=1, noise="0, 0.3, 0.4"))) == 9
+    assert len(outline(one(media=None, input=1, noise="0 to 0.3"))) == 1
+    assert len(outline(one(media=None, input=1, noise="0: 0, 3: 1, -1: 0.2"))) == 17
     assert len(outline(one(), total=17)) == 17
+
+
+def test_a_held_clip_leaves_its_frames_of_noise_1_free():
+    """And a single picture none: it is to be there."""
+    clip = item_keyframe(one(noise=[0.5, 1, 0.9], behaviour="hold", take=[0, 9]), pictures(9))
+    assert [clip.behaviour_of(m) for m in clip.multipliers] == ["hold", "evolve", "hold"]
+    assert item_keyframe(one(noise=1, behaviour="hold"), pictures(1)).behaviour_of(1.0) == "hold"
 
 
 @pytest.mark.parametrize("case", CASES["places"], ids=str)
@@ -208,6 +218,11 @@ def placed(case):
     keyframe = item_keyframe(item, outline(item))
     check_places([keyframe], case["length"])
     return keyframe
+
+
+@pytest.mark.parametrize("case", CASES["noises"], ids=str)
+def test_the_page_and_the_core_read_the_same_noise(case):
+    assert one(noise=case["noise"]).multipliers(len(case["values"])) == pytest.approx(case["values"])
 
 
 @pytest.mark.parametrize("case", CASES["frames"], ids=str)

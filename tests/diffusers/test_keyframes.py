@@ -8,6 +8,7 @@ from PIL import Image
 from pusa_core.hosts.diffusers import open_vae
 from pusa_core.keyframes import clip_keyframe, still_keyframe
 from pusa_core.plan import Plan
+from pusa_core.strength import Strength
 from tests.diffusers.small import FRAMES, LENGTH, SIDE, clean_latents, make_call, make_plan
 
 SIZE = 8 * SIDE
@@ -161,3 +162,28 @@ def test_latents_of_another_shape_are_refused(make_pipe, inference_mode):
     call = make_call(latents=torch.zeros(1, 16, FRAMES + 1, SIDE, SIDE))
     with pytest.raises(ValueError, match=r"latents are of shape \(16, 7, 8, 8\), but the plan's clip is \(16, 6, 8, 8\)"):
         make_pipe()(**call, keyframes=make_plan())
+
+
+# --- strength by frame ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [CLIP, CLIP.numpy(), list(CLIP)], ids=["tensor", "array", "list"])
+def test_a_clip_is_the_start_of_every_frame(pipe, form):
+    noise = "0: 0.1, 1: 1, -1: 0.5"
+    expected = Strength(noise, length=LENGTH, retime="stretch").keyframe(CLIP)
+    assert_same(planned(pipe, (form, Strength(noise, retime="stretch"))), planned(pipe, expected))
+    assert_same(pipe.plan((form, Strength("0.5")), SIZE, SIZE, LENGTH), planned(pipe, Strength("0.5").keyframe(CLIP)))
+
+
+def test_frames_that_are_kept_come_back(pipe, inference_mode):
+    clip = torch.rand(LENGTH, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(2))
+    plan = planned(pipe, (clip, Strength("0: 0.2, 8: 0.2, 9: 1, 16: 1, 17: 0.7")))
+    made, clean = pipe(**make_call(keyframes=plan)).frames, pipe._normalised(plan.clean)
+    assert [frame.multiplier for frame in plan.schedule.frames] == [0.2, 0.2, 0.2, 1, 1, 0.7]
+    torch.testing.assert_close(made[:, :, :3], clean[:, :, :3], rtol=1e-4, atol=1e-4)
+    assert (made[:, :, 3:] - clean[:, :, 3:]).abs().mean(dim=(0, 1, 3, 4)).min() > 0.01
+
+
+def test_a_curve_that_does_not_fit_is_told(pipe):
+    with pytest.raises(ValueError, match="Keyframe 1: Frame 9 of the noise curve lies outside its 5 frames"):
+        planned(pipe, (CLIP, Strength("9: 0")))

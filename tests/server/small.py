@@ -4,6 +4,7 @@ import json
 
 import av
 
+from pusa_core.frames import latent_length
 from tests.server.shared import LONG, LOOPS, NAMES, OTHERS, api_of
 from tests.server.stand_in import stand_in
 
@@ -30,6 +31,8 @@ def small(name, **overrides):
         length, items = api_of(name)[key]["inputs"]["length"], items_of(prompt)
         for item in items:
             item["at"] = min(item["at"], item["at"] * (LENGTH - 1) // (length - 1))
+            if item.get("take") == [0, 81]:  # a clip for all frames
+                item |= {"take": [0, LENGTH], "noise": item["noise"][: latent_length(LENGTH)]}
         set_items(prompt, *items)
     return prompt
 

@@ -11,6 +11,7 @@ IMAGES = {
     "Start image": "start_frame.jpg",
     "End image": "end_frame.jpg",
 }
+CLIP = "input_video.mp4"
 STEP_ENDS = ("start_at_step", "end_at_step")
 WEIGHTS = re.compile(r"\.(safetensors|sft|pt|pth|ckpt|bin|gguf)$", re.IGNORECASE)
 
@@ -32,6 +33,8 @@ def stand_in(prompt: dict, files: dict[str, str] | None = None, **overrides: Any
         kind = node["class_type"]
         if kind == "LoadImage":
             inputs["image"] = IMAGES.get(node.get("_meta", {}).get("title"), inputs["image"])
+        if kind == "LoadVideo":
+            inputs["file"] = CLIP
         if kind == "CLIPTextEncode":
             kind = "TestTextEncode"
             inputs.pop("clip", None)

@@ -74,7 +74,8 @@ def test_published_settings(name):
     assert (steps, cfg) == ((4, 1.0) if lightning else (10, 3.0))
     assert values["CreateVideo", "fps"] == (24 if wan22 or has_clip(prompt) else 25)
     planner = "PusaSchedule" if ids_of(prompt, "PusaSchedule") else "PusaTimeline"
-    assert [values[planner, key] for key in ("width", "height", "length")] == [832, 480, 81]
+    says_length = "PusaVideoStrength" if ids_of(prompt, "PusaVideoStrength") else planner
+    assert [values[planner, "width"], values[planner, "height"], values[says_length, "length"]] == [832, 480, 81]
     if wan22:
         assert [values["PusaLoraLoaderHighLow", f"{part}_noise_alpha"] for part in ("high", "low")] == [1.5, 1.4]
     else:
@@ -89,10 +90,17 @@ PUBLISHED = {
     "extension": [(0, [0, 0.3, 0.4, 0.5])],
     "transition": [(0, 0.3), (-12, 0.3)],
     "text_to_video": [],
+    "repair": [(0, [0.5] * 9 + [1.0] * 4 + [0.5] * 8)],
+    "restyle": [(0, [0.0, 0.25, 0.5, *[0.7] * 15, 0.5, 0.25, 0.0])],
+}
+SINGLE_NODES = {  # without a timeline: what their form begins with
+    "wan21_single_nodes": ["Start image", "End image"],
+    "wan21_in_between": ["Clip", "Noise by frame"],
+    "demo_in_between": ["Noise by frame"],
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "single" not in name])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SINGLE_NODES])
 def test_published_places_and_noise(name):
     mode = name.split("_", 1)[1].removesuffix("_lightning")
     wanted = [(0, [0.2, 0.4, 0.4, 0.4])] if name.startswith("wan22_extension") else PUBLISHED[mode]
@@ -171,7 +179,7 @@ def test_as_an_app_it_shows_few_inputs_with_names_that_people_read(name):
         next(socket.get("label") for socket in nodes[id]["inputs"] if socket["name"] == widget)
         for id, widget in form["inputs"]
     ]
-    given = ["Start image", "End image"] if "single" in name else ["Pictures and clips"]
+    given = SINGLE_NODES.get(name, ["Pictures and clips"])
     given = given if name not in (*LOOPS, "demo_long_video") else []
     count = len(ids_of(api_of(name), "PusaPromptFromFrame")) or 1
     prompts = ["Prompt", *(f"Prompt {number}" for number in range(2, count + 1))]

@@ -1,4 +1,4 @@
-/** The timeline's text, and which latent frames its items fill: pure, and as pusa_core has it (tests/timeline_cases.json). */
+/** The timeline's text, and which latent frames its items fill: as pusa_core has it (tests/timeline_cases.json). */
 
 export const STRIDE = 4;
 const KEYS = ["at", "media", "input", "take", "noise", "behaviour"];
@@ -11,7 +11,7 @@ export const latentOf = (frame) => Math.floor((frame + STRIDE - 1) / STRIDE);
 export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent - 1) + 1, STRIDE * latent]);
 export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
 
-/** The items of the node's value, or null where it cannot be shown. */
+/** The items of a value, null where it cannot be shown. */
 export function parse(text) {
 	if (!text?.trim()) return [];
 	try {
@@ -56,7 +56,7 @@ export function moved({ count, frames, item: { take } }, first, length) {
 	return { at, take: first || frames % STRIDE ? take : [(take?.[0] ?? 0) + 3, take?.[1]] };
 }
 
-/** The free place nearest to a wanted one, on both sides or to one of them; null where there is none. */
+/** The free place nearest to a wanted one; null where there is none. */
 export function freePlace(occupied, wanted, count, ways = [1, -1]) {
 	const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
 	for (let distance = 0; distance < occupied.length; distance++) {
@@ -66,15 +66,16 @@ export function freePlace(occupied, wanted, count, ways = [1, -1]) {
 }
 
 export function noiseOf({ noise = 0.2 }, count) {
-	const ramp = String(noise).split(/\s+to\s+/);
-	const values = String(noise).split(",");
-	return Array.from({ length: count }, (_, i) => {
-		const value = ramp[1] ? mix(+ramp[0], +ramp[1], i / Math.max(1, count - 1)) : +(values[i] ?? values.at(-1));
-		return clamp(value || 0, 0, 1);
+	const text = String(noise).replace(/(.+)\sto\s(.+)/, count > 1 ? "0:$1,-1:$2" : "$1");
+	const knots = text.split(",").map((part, i) => {
+		const [x, y] = part.split(":").map(Number);
+		return y == null ? [i, x] : [x < 0 ? x + count : x, y];
 	});
+	const all = [[-1, knots[0][1]], ...knots, [count, knots.at(-1)[1]]];
+	return Array.from({ length: count }, (_, i) => clamp(sigmaAt(all, i) || 0, 0, 1));
 }
 
-/** Sets them, as one number where they are equal. */
+/** As one number where they are equal. */
 export function setNoise(item, values) {
 	const rounded = values.map((value) => Math.round(clamp(value, 0, 1) * 1000) / 1000);
 	item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
@@ -91,7 +92,7 @@ export function sigmaGrid(steps, shift) {
 	return Array.from({ length: steps + 1 }, (_, i) => (shift * (steps - i)) / (i + shift * (steps - i)));
 }
 
-/** The frames of a FrameSchedule's JSON that do not simply follow the sampler. */
+/** Frames of a FrameSchedule's JSON that do not just follow the sampler. */
 export function readSchedule(text) {
 	const frames = Object.entries(JSON.parse(text).keyframes);
 	return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));

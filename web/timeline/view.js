@@ -235,7 +235,7 @@ export class Timeline {
 		for (const { item, fits, first, noise } of this.places()) {
 			if (!fits) continue;
 			const hold = item.behaviour === "hold";
-			noise.forEach((value, i) => (frames[first + i] = { knots: [[0, 0], [1, value]], hold, item }));
+			noise.forEach((value, i) => (frames[first + i] = { knots: [[0, 0], [1, value]], hold: hold && (value < 1 || noise.length < 2), item }));
 		}
 		return frames;
 	}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ...keyframes import Keyframe, clip_keyframe
 from ...plan import Plan
+from ...strength import Strength
 
 NOISE, END_NOISE = 0.2, 0.5  # Pusa's, for images at the start and at the end
 FORMS = "a PIL image, an array or a tensor (H, W, 3), one of frames (N, H, W, 3), or a list of images"
@@ -21,7 +23,7 @@ def as_list(given: Any) -> Sequence[Any]:
     """Keyframes as a list where there is only one, or none."""
     if given is None:
         return ()
-    is_short = isinstance(given, tuple) and len(given) > 1 and _is_number(given[1])
+    is_short = isinstance(given, tuple) and len(given) > 1 and (_is_number(given[1]) or isinstance(given[1], Strength))
     return [given] if is_short or isinstance(given, Keyframe | Image.Image | np.ndarray | Tensor) else given
 
 
@@ -46,6 +48,8 @@ def read_keyframes(given: Sequence[Any], num_frames: int) -> list[Keyframe]:
 
 
 def _keyframe(given: Any, num_frames: int) -> Keyframe:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Strength):
+        return replace(given[1], length=given[1].length or num_frames).keyframe(_pictures(given[0]))
     picture, frame, noise, *rest = (*given, None, None) if isinstance(given, tuple) and given else (given, None, None)
     frame = 0 if frame is None else frame
     if any(value is not None for value in rest) or not _is_whole(frame) or not (noise is None or _is_number(noise)):

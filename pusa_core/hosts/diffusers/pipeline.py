@@ -201,6 +201,7 @@ class PusaWanPipeline(WanPipeline):
                 * an image, for the first frame;
                 * `(image, frame)` or `(image, frame, noise)`: the pixel frame it is placed at, negative from the end, and
                   its noise multiplier from 0 (kept as it is) to 1 (free), by default 0.2, and 0.5 for the last frame;
+                * `(clip, Strength("0: 0, 5: 1"))`: every frame starts from a clip, see `pusa_core.strength.Strength`;
                 * a `Keyframe`, see `pusa_core.keyframes`.
 
                 An image is a PIL image, an array (H, W, 3) of uint8 or of floats in [0, 1], or such a tensor, (3, H, W)

@@ -36,6 +36,8 @@ def test_the_page_knows_the_same_latent_frames(page):
           for (const c of cases.maps) if (!near(format.sigmaAt(c.knots, c.sigma), c.value)) wrong.push(c);
           const grid = c => format.sigmaGrid(c.steps, c.shift).every((sigma, i) => near(sigma, c.sigmas[i]));
           wrong.push(...cases.grids.filter(c => !grid(c)));
+          const noises = c => format.noiseOf(c, c.values.length).every((value, i) => near(value, c.values[i]));
+          wrong.push(...cases.noises.filter(c => !noises(c)));
           for (const c of cases.colours) same(colourOf(c.sigma), `rgb(${c.colour})`, c);
           return wrong;
         }""",
