@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...frames import pixel_frames
 from ...plan import Plan
 from ...prompts import mixed, prompts_at
-from ...roll_files import RollFolder
+from ...roll_files import RollFolder, settings_key
 from ...rolling import Made, Roll, Segment, Studio, noise_by_frame
 from ...streaming import StreamingDecoder
 from ...video_files import VideoWriter
@@ -92,6 +92,13 @@ def by_frame(given: Any) -> dict[int, Any]:
             f'Prompts were given for the frames {[*found]}: give whole numbers from 0, as {{0: "a boat", 120: "a storm"}}.'
         )
     return dict(sorted(found.items()))
+
+
+def embedded(pipe: Any, text: Any, length: int) -> Tensor:
+    """A prompt, or an embedding of one, (1, L, text width)."""
+    if not isinstance(text, Tensor):
+        text = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
+    return text.to(pipe._execution_device)
 
 
 def blended(texts: Mapping[int, Tensor], blend: int) -> Callable[[int], Tensor]:
@@ -171,7 +178,23 @@ class _Sampler:
         return negative + scale * (positive - negative)
 
 
-def fingerprint(name: str, wan: Any) -> dict[str, Any]:
+def video_key(
+    pipe: Any,
+    plain: Sequence[Any],
+    texts: Mapping[int, Tensor],
+    negative: Tensor | None,
+    given: Mapping[int, tuple[Tensor, float]],
+) -> str:
+    """Another one for everything that makes another video."""
+    settings = {"settings": plain, "negative": negative}
+    settings |= {f"text {frame}": text for frame, text in texts.items()}
+    settings |= {f"keyframe {frame}, noise {m}": latent for frame, (latent, m) in given.items()}
+    for number, wan in enumerate(pipe.transformers):
+        settings |= _fingerprint(f"model {number}", wan)
+    return settings_key(settings)
+
+
+def _fingerprint(name: str, wan: Any) -> dict[str, Any]:
     """What tells a transformer from others, cheaply: some weights, its LoRAs' and their strengths."""
     found: dict[str, Any] = {f"{name} weights": wan.proj_out.weight.detach().flatten()[:4096]}
     layers: Iterator[Any] = (module for module in wan.modules() if isinstance(module, LoraLayer))

@@ -19,7 +19,7 @@ from ...frames import latent_length, pixel_length
 from ...lora import LoraReport
 from ...plan import Plan, join_plans, leading, place_keyframes, plan_clip
 from ...resize import fit_images
-from ...roll_files import RollFolder, settings_key
+from ...roll_files import RollFolder
 from ...rolling import Roll
 from ...schedule import FrameSchedule
 from ...staircase import Staircase
@@ -35,7 +35,7 @@ from .checks import (
     check_start,
 )
 from .forcing import FPS, as_wan
-from .long_video import Guidance, LongVideo, blended, by_frame, fingerprint, long_video_studio
+from .long_video import Guidance, LongVideo, blended, by_frame, embedded, long_video_studio, video_key
 from .lora import load_pusa_lora
 from .per_frame import STEP, Step, virtual_latents
 from .pictures import as_list, is_per_prompt, read_keyframes
@@ -298,20 +298,17 @@ class PusaWanPipeline(WanPipeline):
         given = {frame: (self._normalised(p.latent).cpu(), p.multiplier) for frame, p in placed.items()}
         scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
         prompts = by_frame(prompt if prompt_embeds is None else prompt_embeds)
-        texts = {frame: self._embedded(text, max_sequence_length) for frame, text in prompts.items()}
+        texts = {frame: embedded(self, text, max_sequence_length) for frame, text in prompts.items()}
         without = (negative_prompt or "") if negative_prompt_embeds is None else negative_prompt_embeds
-        negative = self._embedded(without, max_sequence_length) if max(scales) > 1 else None
+        negative = embedded(self, without, max_sequence_length) if max(scales) > 1 else None
         self.maybe_free_model_hooks()
         guidance = Guidance(blended(texts, blend), negative, scales, self.config.boundary_ratio or EXPERT_BOUNDARY)
         seed = torch.Generator().seed() if generator is None else generator.initial_seed()
         sides = (height // self.vae_scale_factor_spatial, width // self.vae_scale_factor_spatial)
         shape = (1, self.transformers[0].config.in_channels, *sides)
         rolled = (moving_frames, steps, shift, blend, anchor_distance, keyframes_beside)
-        kept = (
-            None
-            if folder is None
-            else RollFolder(Path(folder) / self._settings_key([shape, frames, seed, scales, rolled], texts, negative, given))
-        )
+        settings = [shape, frames, seed, scales, rolled]
+        kept = None if folder is None else RollFolder(Path(folder) / video_key(self, settings, texts, negative, given))
 
         def begin() -> Roll:
             progress = None if kept is None else kept.load(leading(given))
@@ -319,23 +316,6 @@ class PusaWanPipeline(WanPipeline):
             return Roll(staircase, frames, given, studio, progress, anchor_distance, keyframes_beside)
 
         return LongVideo(begin, notes, kept, self.progress_bar, self.maybe_free_model_hooks)
-
-    def _embedded(self, text: Any, length: int) -> Tensor:
-        """A prompt, or an embedding of one, (1, L, text width)."""
-        if not isinstance(text, Tensor):
-            text = self.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
-        return text.to(self._execution_device)
-
-    def _settings_key(
-        self, plain: list[Any], texts: dict[int, Tensor], negative: Tensor | None, given: dict[int, Any]
-    ) -> str:
-        """Where a long video is kept on the way: another folder for everything that makes another video."""
-        settings = {"settings": plain, "negative": negative}
-        settings |= {f"text {frame}": text for frame, text in texts.items()}
-        settings |= {f"keyframe {frame}, noise {m}": latent for frame, (latent, m) in given.items()}
-        for number, wan in enumerate(self.transformers):
-            settings |= fingerprint(f"model {number}", wan)
-        return settings_key(settings)
 
     def _read_plan(self, keyframes: Any, call: dict[str, Any], staircase: Staircase | None) -> Plan | None:
         if isinstance(keyframes, Plan):
