@@ -39,7 +39,7 @@ export function showItem(ui, places, index) {
 	const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
-	shown.parts.tag.textContent = index + 1;
+	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
 	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
 }
 
