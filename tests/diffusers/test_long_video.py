@@ -137,7 +137,7 @@ def test_a_video_that_was_stopped_goes_on(pipe, tmp_path, monkeypatch):
         {"prompt_embeds": text(3)}, {"generator": torch.Generator().manual_seed(8)}, {"keyframes_beside": True},
         {"keyframes": [(picture(1)[0], 0, 0.1)]}, {"anchor_distance": 8}, {"num_frames": 33},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
 def test_another_video_does_not_go_on(pipe, tmp_path, changed):
     settings = {"folder": tmp_path, "keyframes": [(picture(1)[0], 0, 0.0)]}
