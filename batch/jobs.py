@@ -12,12 +12,14 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from pusa_core.frames import latent_length
-from pusa_core.strength import HELD, Strength
+from pusa_core.frames import HELD, latent_length
 
 from .settings import FILES, WEIGHTS, resolve_files
+
+if TYPE_CHECKING:
+    from pusa_core.strength import Strength
 
 NAME = re.compile(r"[\w.-]{1,100}")
 EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
@@ -94,6 +96,8 @@ class StartOf:
         return self.clip
 
     def strength(self, length: int) -> Strength:
+        from pusa_core.strength import Strength  # takes the seconds of torch
+
         return Strength(self.noise, self.unit, length, self.retime, self.between, self.hold_up_to)
 
 

@@ -6,8 +6,9 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..pusa_core.frames import HELD
 from ..pusa_core.keyframes import check_keyframes, clip_keyframe, keyframes_from_text, video_keyframes
-from ..pusa_core.strength import HELD, Retime, Strength
+from ..pusa_core.strength import Retime, Strength
 from .schedule import LARGEST
 from .types import (
     CATEGORY,

@@ -20,6 +20,7 @@ TEMPORAL_STRIDE = 4
 MAX_LENGTH = 1_000_001  # pixel frames; keeps a typing slip from allocating a latent of terabytes
 MOST_POINTS = 1_000  # of a noise curve
 CURVE = "0: 0, 8: 0.2, -1: 1"  # an example of one
+HELD = 0.5  # noise up to which frames of a clip are to stay as they are, and end exactly so
 
 FrameUnit = Literal["pixel", "latent"]
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from .frames import (
+    HELD,
     TEMPORAL_STRIDE,
     FrameUnit,
     check_integer,
@@ -32,7 +33,6 @@ from .resize import check_pictures
 from .retime import at_times
 
 Retime = Literal["keep", "stretch"]
-HELD = 0.5  # noise up to which frames are to stay as they are, and end exactly so
 
 
 def parse_strength(text: str, latents: int, unit: FrameUnit) -> list[float]:

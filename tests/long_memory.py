@@ -12,9 +12,9 @@ from tests.peak_memory import PeakMemory
 
 
 def held_bytes() -> int:
-    """Of all tensors of this process, each storage once."""
+    """Of all tensors of this process that have memory (a compiler's have none), each storage once."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

@@ -30,7 +30,9 @@ def test_jobs_with_models_of_their_own(tmp_path, monkeypatch):
     written, opened = {}, []
     original = models.open_model
     monkeypatch.setattr(
-        make, "write_video", lambda path, pictures, fps: (written.update({path.name.split(".")[0]: pictures}), path.touch())
+        make,
+        "write_video",
+        lambda path, pictures, fps: (written.update({path.name.split(".")[0]: torch.cat(list(pictures))}), path.touch()),
     )
     monkeypatch.setattr(models, "open_model", lambda *args: opened.append(args) or original(*args))
     weights = {
