@@ -6,6 +6,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.testing import CompileCounter
 
@@ -21,7 +22,11 @@ def fresh_compiler():
 
 
 def compiled(model, count):
+    """With the attention of a card: the one for a CPU looks at free memory, which is another graph whenever it changes."""
     model = model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **options: (
+        attention_pytorch(*args, **options)
+    )
     guards = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
     set_torch_compile_wrapper(model, count, options=guards)  # as ComfyUI's own node does
     return model
@@ -46,7 +51,6 @@ def test_a_compiled_model_samples_the_same_and_compiles_once(host, pack, wan, te
     assert ((made - eager).norm() / eager.norm()) < 1e-5
     assert (made - clip.plan.clean)[:, :, 0].abs().max() < 1e-5
     graphs = count.frame_count
-    # One more for the timesteps, and one where other models were sampled in this process before.
-    assert 0 < graphs <= plain.frame_count + 2, "no graph more than the model alone, but for the timesteps"
+    assert 0 < graphs <= plain.frame_count + 1, "no graph more than the model alone, but for the timesteps"
     sample(model, clip, text, pack, steps=7)
     assert count.frame_count == graphs, "another run, other sigmas: nothing is compiled again"
