@@ -102,7 +102,7 @@ PROMPTS = {"wan21_restyle": "a pink circle moves right slowly on a gradient back
 SECOND_SCENE = "a pink circle moves left quickly on a gradient background"  # to which the transition leads
 
 SHOWN = (0, 2, 4, 6, 8, 10, 13, 16)  # frames
-SIDE, FRAME, HOLE = 400, 86, 14
+SIDE, FRAME, HOLE, TOP = 400, 86, 11, 78
 PAPER, STRIP, INK, BORDER = (27, 29, 36), (8, 9, 12), (240, 241, 245), (255, 205, 64)
 COLOURS = {
     "no download": (46, 160, 98),
@@ -216,15 +216,15 @@ def pictures_of(server: ComfyServer, prompt: dict[str, dict]) -> list[Image.Imag
 
 
 def card(name: str, frames: list[Image.Image]) -> Image.Image:
-    """Eight frames on two strips of film, below the mode's name; the page puts a mark of its own at the top left."""
+    """Eight frames on two strips of film, above the mode's name; the page puts a mark of its own over the top."""
     image = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(image)
-    pen.text((SIDE / 2, 71), HEADINGS[mode_of(name)], INK, ImageFont.load_default(36), "mm", stroke_width=1)
+    pen.text((SIDE / 2, 327), HEADINGS[mode_of(name)], INK, ImageFont.load_default(36), "mm", stroke_width=1)
     given = {first + i for first, count in GIVEN[mode_of(name)] for i in range(count)}
     shown = [round(number * (len(frames) - 1) / (LENGTH - 1)) for number in SHOWN]
     for row in range(2):
-        _strip(image, 100 + row * (FRAME + 2 * HOLE + 8), shown[4 * row : 4 * row + 4], frames, given)
-    _chips(pen, badges(name), 373)
+        _strip(image, TOP + row * (FRAME + 2 * HOLE + 6), shown[4 * row : 4 * row + 4], frames, given)
+    _chips(pen, badges(name), 374)
     return image
 
 
@@ -232,7 +232,7 @@ def _strip(image: Image.Image, top: int, numbers: Sequence[int], frames: list[Im
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, top, SIDE, top + FRAME + 2 * HOLE - 1), STRIP)
     for left in range(6, SIDE, 24):
-        for y in (top + 4, top + FRAME + HOLE + 4):
+        for y in (top + 3, top + FRAME + HOLE + 3):
             pen.rounded_rectangle((left, y, left + 11, y + 5), 2, PAPER)
     gap = (SIDE - 4 * FRAME) // 5
     for column, number in enumerate(numbers):
