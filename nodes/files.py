@@ -16,7 +16,6 @@ from ..pusa_core.lora_compress import Limit, compress_lora
 from ..pusa_core.messages import describe, fault
 from .types import CATEGORY, search_aliases
 
-FILES_CATEGORY = f"{CATEGORY}/files"
 NO_LORA = "none"
 SUFFIX = ".safetensors"
 
@@ -68,7 +67,7 @@ class PusaCompressLora(io.ComfyNode):
         return io.Schema(
             node_id="PusaCompressLora",
             display_name="Pusa Compress LoRA",
-            category=FILES_CATEGORY,
+            category=CATEGORY,
             description="Writes a Pusa LoRA in fewer ranks, so that it takes less disk and memory, and reports the error of "
             "every module. The new file is in models/loras, loads with any LoRA loader, and means the same at the same "
             "strength.",
@@ -136,7 +135,7 @@ class PusaBakeLoras(io.ComfyNode):
         return io.Schema(
             node_id="PusaBakeLoras",
             display_name="Pusa Bake LoRAs",
-            category=FILES_CATEGORY,
+            category=CATEGORY,
             description="Merges Pusa's LoRA, and others such as Lightning, into a Wan checkpoint and writes a new one into "
             "models/diffusion_models. It needs no LoRA loader any more: nothing is patched at every step where weights are "
             "offloaded. Tensor by tensor, in a few GB of memory; the file says what is in it.",
