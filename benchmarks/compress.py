@@ -1,4 +1,4 @@
-"""What fewer ranks cost a Pusa LoRA: size, error of the weights, and on the demo model motion, by rank; and the time that it takes.
+"""What fewer ranks cost a Pusa LoRA: size, error of the weights, motion on the demo model; and how long it takes.
 
 - Error: of each module's update, relative, in the Frobenius norm: mean and largest over the modules.
 - Motion error: pixels (of 64) between each object and the law of motion, in the frames that the model painted; brackets are

@@ -84,7 +84,7 @@ def merged_before(merged: Iterable[MergedLora], ids: Iterable[str], name: str) -
             alpha=entry.alpha,
         )
         for entry in merged
-        if entry.id in wanted
+        if entry.id in wanted and entry.alpha
     ]
 
 

@@ -98,6 +98,27 @@ def test_diffusers_reads_what_was_baked(base, loras, tmp_path):
         assert distance(wans[1][key], weight) < 0.04, key
 
 
+def test_diffusers_own_loader_reads_what_was_compressed(base, loras, tmp_path):
+    """Ranks differ between modules, too."""
+    diffusers = pytest.importorskip("diffusers", reason="Diffusers is not installed: pip install .[diffusers]")
+    from peft.tuners.lora import LoraLayer
+
+    from pusa_core.hosts.diffusers import open_wan
+    from pusa_core.wan import original_key
+
+    compress_lora(read_lora(loras[0].path), tmp_path / "new.safetensors", Limit(energy=0.9))
+    wanted = read_lora(tmp_path / "new.safetensors").modules
+    assert len({module.rank for module in wanted.values()}) > 1
+    with torch.inference_mode(False):
+        pipe = diffusers.WanPipeline(None, None, None, None, open_wan(base, torch.float32))
+        pipe.load_lora_weights(str(tmp_path), weight_name="new.safetensors", adapter_name="stock")
+    layers = [(name, layer) for name, layer in pipe.transformer.named_modules() if isinstance(layer, LoraLayer)]
+    assert len(layers) == len(wanted)
+    for name, layer in layers:
+        module = wanted[original_key(f"{name}.weight").removesuffix(".weight")]
+        assert distance(layer.get_delta_weight("stock"), module.up.float() @ module.down.float()) < 1e-5, name
+
+
 def test_stock_loaders_read_what_was_compressed(host, base, loras, tmp_path):
     new = tmp_path / "new.safetensors"
     compress_lora(read_lora(loras[0].path), new, Limit(energy=0.999999))
@@ -151,6 +172,19 @@ def test_samplers_notice_what_a_stock_loader_put_on_again(pack, host, caplog, ba
     assert warnings(caplog, lambda: apply.execute(stock(once, loras[1]), clip.plan))[0] == []
     (warning,) = warnings(caplog, lambda: apply.execute(stock(once, loras[0], 1.0), clip.plan))[0]
     assert "the same LoRA is on this model 2 times, with strengths 1.4 and 1" in warning
+
+
+def test_the_sampler_looks_at_both_models(pack, host, caplog, base, loras, text, make_clip):
+    model = tiny.load_wan(base)
+    once, other = (host.load_pusa_lora(model, str(lora.path), 1.4)[0] for lora in loras)
+    clip, node = make_clip(once, {0: 0.0}), pack.nodes.sampling.PusaKSampler
+
+    def sample(low):
+        given = text.positive, text.negative, clip.latent, 0, 2, 1.0, "euler", "pusa", 5.0, 1.0
+        return node.execute(once, *given, schedule=clip.plan, low_noise_model=low)
+
+    assert warnings(caplog, lambda: sample(other))[0] == []
+    assert len(warnings(caplog, lambda: sample(stock(other, loras[1], 1.0)))[0]) == 1
 
 
 def remembers_files(model):

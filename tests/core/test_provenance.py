@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pusa_core.provenance import KEY, expert, merged_loras, swapped
+from pusa_core.provenance import KEY, MergedLora, expert, merged_before, merged_loras, swapped
 
 HIGH = [
     "high_noise_pusa.safetensors",
@@ -62,3 +62,9 @@ def test_metadata_that_is_not_ours_says_nothing(made):
 def test_metadata_of_ours_is_read():
     (lora,) = merged_loras({KEY: json.dumps({"loras": [{"file": "a", "alpha": 1.4, "id": "b"}]})})
     assert (lora.file, lora.alpha, lora.id) == ("a", 1.4, "b")
+
+
+def test_a_lora_that_was_merged_with_alpha_0_is_not_there():
+    loras = [MergedLora("a", 1.4, "1"), MergedLora("b", 0.0, "2"), MergedLora("c", 1.0, "3")]
+    (warning,) = merged_before(loras, ["1", "2"], "baked.safetensors")
+    assert "a was merged into baked.safetensors already, with alpha 1.4" in warning
