@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pusa_core.hosts.comfyui import load_pusa_lora
+from ..pusa_core.hosts.comfyui.lora_warnings import warn_same_lora
 from ..pusa_core.messages import say
 from .types import CATEGORY, check_wires, search_aliases
 
@@ -30,9 +31,9 @@ def _alpha_input(name: str, default: float, span: str) -> io.Float.Input:
     )
 
 
-def _load(model, lora_name: str, alpha: float):
+def _load(model, lora_name: str, alpha: float, expert: str | None = None):
     check_wires(model=model)
-    return load_pusa_lora(model, folder_paths.get_full_path_or_raise("loras", lora_name), alpha)
+    return load_pusa_lora(model, folder_paths.get_full_path_or_raise("loras", lora_name), alpha, expert)
 
 
 class PusaLoraLoader(io.ComfyNode):
@@ -97,9 +98,10 @@ class PusaLoraLoaderHighLow(io.ComfyNode):
         high_noise_alpha: float,
         low_noise_alpha: float,
     ) -> io.NodeOutput:
-        high, high_report = _load(high_noise_model, high_noise_lora, high_noise_alpha)
-        low, low_report = _load(low_noise_model, low_noise_lora, low_noise_alpha)
-        return io.NodeOutput(high, low, say("high noise: {high}\n\nlow noise: {low}", high=high_report, low=low_report))
+        high, high_report = _load(high_noise_model, high_noise_lora, high_noise_alpha, "high")
+        low, low_report = _load(low_noise_model, low_noise_lora, low_noise_alpha, "low")
+        report = say("high noise: {high}\n\nlow noise: {low}", high=high_report, low=low_report)
+        return io.NodeOutput(high, low, "\n\n".join([report, *warn_same_lora(high, low)]))
 
 
 NODES = [PusaLoraLoader, PusaLoraLoaderHighLow]

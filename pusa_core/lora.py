@@ -10,17 +10,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .lora_files import AGAIN, LoraError, adapter_file, damaged_config, is_plain, load_tensors, peft_config, short_name
-from .messages import both, describe, mark, say, shorten
+from .lora_report import LoraReport
+from .messages import describe, mark, say, shorten
 from .peft_config import PeftConfig
 
 Shapes = Mapping[str, tuple[int, int]]
+FindModule = Callable[[str], str | None]
 
 MODULE_KINDS = (
     *(f"{attention}.{part}" for attention in ("self_attn", "cross_attn") for part in "qkvo"),
@@ -48,6 +50,8 @@ _ADAPTER_HINT = re.compile(r"lora|loha|lokr|hada|\.alpha$|\.diff(_b)?$", re.IGNO
 
 OTHER_LOADER = mark("it does not look like a Pusa LoRA, use ComfyUI's own LoRA loader for others")
 INCOMPLETE = mark("it is incomplete, download it again, or use ComfyUI's own LoRA loader if it is no Pusa LoRA")
+STRAYS = mark("keys that are no LoRA pairs of Wan's attention and feed-forward modules")
+INFINITE, ASK = mark("numbers that are infinite or not a number"), mark("download it again, or ask its maker")
 OTHER_MODEL = mark("it was made for another model, choose that one")
 
 
@@ -80,6 +84,7 @@ class PusaLora:
         spelling: how the first key was written, and in which container.
         strays: keys that are no LoRA tensor of a module of `MODULE_KINDS`.
         halves: keys whose counterpart is missing: a down without its up, an alpha without both.
+        metadata: of the file.
     """
 
     modules: dict[str, LoraModule]
@@ -87,6 +92,7 @@ class PusaLora:
     spelling: str = "canonical"
     strays: tuple[str, ...] = ()
     halves: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def state_dict(self, prefix: str = "diffusion_model.") -> dict[str, Tensor]:
         """Canonical tensors that any LoRA loader applies as scale * up @ down at strength 1.
@@ -102,55 +108,6 @@ class PusaLora:
         return tensors
 
 
-@dataclass(frozen=True)
-class LoraReport:
-    """What a LoRA holds and how much of the model it covers; `str()` gives it in words.
-
-    Attributes:
-        matched, total: modules that the LoRA changes, and modules that the model has.
-        unmatched: how many modules of each kind the LoRA leaves alone.
-        size_bytes: of the up and down tensors.
-    """
-
-    name: str
-    spelling: str
-    matched: int
-    total: int
-    unmatched: dict[str, int]
-    rank_min: int
-    rank_mean: float
-    rank_max: int
-    dtypes: tuple[str, ...]
-    parameters: int
-    size_bytes: int
-    scale_min: float
-    scale_max: float
-
-    def __str__(self) -> str:
-        left = ", ".join(f"{count} {kind}" for kind, count in self.unmatched.items())
-        rest = say("; not in it: {modules}", modules=left) if left else ""
-        mean = "" if self.rank_min == self.rank_max else say(" (mean {rank:.1f})", rank=self.rank_mean)
-        return say(
-            "{name}: {matched} of {total} modules{rest}\n"
-            "rank {rank}{mean}, {dtypes}, {parameters} parameters, {size}B\n"
-            "scale in the file {scale}, keys like {spelling}",
-            name=self.name, matched=self.matched, total=self.total, rest=rest,
-            rank=_span(self.rank_min, self.rank_max), mean=mean, dtypes=both(*self.dtypes),
-            parameters=_amount(self.parameters), size=_amount(self.size_bytes),
-            scale=_span(self.scale_min, self.scale_max), spelling=self.spelling,
-        )  # fmt: skip
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:g}" if low == high else say("{first} to {last}", first=f"{low:g}", last=f"{high:g}")
-
-
-def _amount(number: int) -> str:
-    rounded = float(f"{number:.3g}")
-    power = sum(rounded >= 1000**step for step in (1, 2, 3))
-    return f"{rounded / 1000**power:.3g} {('', 'k', 'M', 'G')[power]}"
-
-
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 
@@ -161,19 +118,19 @@ def canonical_name(path: str) -> str | None:
     return f"blocks.{int(match['block'])}.{kind}" if match and kind else None
 
 
-def _place(key: str) -> tuple[str, str] | None:
+def _place(key: str, find: FindModule) -> tuple[str, str] | None:
     """Module and role ("down", "up" or "alpha") of a key; None if it is no LoRA tensor of a known module."""
     match = _KEY.fullmatch(key) if len(key) <= MAX_KEY else None
-    name = match and canonical_name(match["path"])
+    name = match and find(match["path"])
     return (name, ROLES[match["role"]]) if match and name else None
 
 
-def _sort_keys(name: str, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _sort_keys(name: str, keys: Iterable[str], find: FindModule) -> tuple[dict[str, dict[str, str]], list[str]]:
     """({module: {role: key}}, the keys that have no place)."""
     parts: dict[str, dict[str, str]] = {}
     strays = []
     for key in keys:
-        place = _place(key)
+        place = _place(key, find)
         if place is None:
             strays.append(key)
             continue
@@ -201,7 +158,7 @@ def _examples(keys: Iterable[str]) -> str:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_lora(path: str | os.PathLike[str]) -> PusaLora:
+def read_lora(path: str | os.PathLike[str], find: FindModule = canonical_name) -> PusaLora:
     """Reads a LoRA file in any known container and spelling, by its content; tensors stay memory-mapped.
 
     The scale of a module is its stored alpha / rank; else that of a PEFT config (adapter_config.json beside
@@ -209,6 +166,7 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
 
     Args:
         path: a safetensors file, a torch pickle (opened without running code), or a PEFT folder.
+        find: the name of the module that a key is for; None for a key that is to be among the strays.
 
     Raises:
         LoraError: there is no such file, it cannot be read, or it is no LoRA.
@@ -230,7 +188,7 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
                 names=_examples(tensors),
             )
         )
-    parts, strays = _sort_keys(name, tensors)
+    parts, strays = _sort_keys(name, tensors, find)
     strays += [key for key in named if key not in tensors]
     pairs = {module: keys for module, keys in parts.items() if {"down", "up"} <= keys.keys()}
     halves = [key for module, keys in parts.items() if module not in pairs for key in keys.values()]
@@ -242,7 +200,7 @@ def read_lora(path: str | os.PathLike[str]) -> PusaLora:
     except ValueError as error:
         raise damaged_config(file, error) from error
     spelling = next((shorten(keys["down"], 100) for keys in pairs.values()), say("none that is known"))
-    return PusaLora(modules, name, spelling, tuple(strays), tuple(halves))
+    return PusaLora(modules, name, spelling, tuple(strays), tuple(halves), metadata)
 
 
 def _module(name: str, keys: dict[str, str], tensors: dict[str, Tensor], config: PeftConfig | None) -> LoraModule:
@@ -285,19 +243,24 @@ def fit(lora: PusaLora, shapes: Shapes) -> LoraReport:
     """
     if not shapes:
         raise LoraError(say("{name} cannot be applied, the model has no Wan blocks: choose a Wan model.", name=lora.name))
-    if not lora.modules and not lora.halves:
-        _refuse(lora, mark("only keys of another model's modules"), lora.strays or (say("none"),), mark("choose a Pusa LoRA"))
-    _refuse(lora, mark("keys without their counterpart"), lora.halves, AGAIN)
-    for fault, has_fault in PAIR_FAULTS.items():
-        _refuse(lora, fault, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
+    check_pairs(lora)
     _check_width(lora, shapes)
     _check_modules(lora, shapes)
     infinite = [name for name, module in lora.modules.items() if not _is_finite(module)]
-    _refuse(lora, mark("numbers that are infinite or not a number"), infinite, mark("download it again, or ask its maker"))
+    refuse(lora, INFINITE, infinite, ASK)
     return _report(lora, shapes)
 
 
-def _refuse(lora: PusaLora, what: str, where: Collection[str], advice: str) -> None:
+def check_pairs(lora: PusaLora) -> None:
+    """Refuses a LoRA without modules, with halves of pairs, and with pairs that cannot be multiplied."""
+    if not lora.modules and not lora.halves:
+        refuse(lora, mark("only keys of another model's modules"), lora.strays or (say("none"),), mark("choose a Pusa LoRA"))
+    refuse(lora, mark("keys without their counterpart"), lora.halves, AGAIN)
+    for fault, has_fault in PAIR_FAULTS.items():
+        refuse(lora, fault, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
+
+
+def refuse(lora: PusaLora, what: str, where: Collection[str], advice: str) -> None:
     """Raises if there is any place where the LoRA has what it must not have."""
     if where:
         raise LoraError(
@@ -338,16 +301,16 @@ def _size(width: int) -> str:
 
 def _check_modules(lora: PusaLora, shapes: Shapes) -> None:
     """The LoRA's modules are modules of the model, and each kind that it has is there in every block."""
-    _refuse(lora, mark("keys that are no LoRA pairs of Wan's attention and feed-forward modules"), lora.strays, OTHER_LOADER)
+    refuse(lora, STRAYS, lora.strays, OTHER_LOADER)
     lacking = [name for name in lora.modules if name not in shapes]
-    _refuse(lora, mark("modules that this model lacks"), lacking, OTHER_MODEL)
+    refuse(lora, mark("modules that this model lacks"), lacking, OTHER_MODEL)
     wrong = [name for name, m in lora.modules.items() if (m.up.shape[0], m.down.shape[1]) != tuple(shapes[name])]
-    _refuse(lora, mark("modules of another shape than this model's"), wrong, OTHER_MODEL)
+    refuse(lora, mark("modules of another shape than this model's"), wrong, OTHER_MODEL)
     kinds = {_kind(name) for name in lora.modules}
     beyond = [name for name, m in lora.modules.items() if m.rank > max(shapes[name])]
-    _refuse(lora, mark("pairs of a larger rank than the module's own size"), beyond, AGAIN)
+    refuse(lora, mark("pairs of a larger rank than the module's own size"), beyond, AGAIN)
     missing = [name for name in shapes if _kind(name) in kinds and name not in lora.modules]
-    _refuse(lora, mark("nothing for some blocks, though it has for others"), missing, INCOMPLETE)
+    refuse(lora, mark("nothing for some blocks, though it has for others"), missing, INCOMPLETE)
 
 
 def _kind(name: str) -> str:

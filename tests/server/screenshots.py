@@ -64,6 +64,8 @@ LONE: dict[str, dict[str, Any]] = {
     "PusaTimeline": {"timeline": ITEMS},
     "PusaLoraLoader": {"lora_name": DEMO["lora_name"]},
     "PusaLoraLoaderHighLow": {name: DEMO["lora_name"] for name in ("high_noise_lora", "low_noise_lora")},
+    "PusaCompressLora": {"lora_name": DEMO["lora_name"]},
+    "PusaBakeLoras": {"model_name": DEMO["unet_name"], "lora": DEMO["lora_name"]},
 }
 
 BUILD = """async nodes => {

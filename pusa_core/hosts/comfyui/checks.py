@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
@@ -26,6 +25,8 @@ from ...capabilities import (
 )
 from ...messages import either, fault, mark, say
 from ...plan import Plan
+from .files import checkpoint_file
+from .lora_warnings import warn_loras
 
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
 
@@ -71,8 +72,9 @@ def check_model(model: ModelPatcher) -> None:
 def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
     """Says in the log what a plan asks of a model without a LoRA that it was not trained for, as far as that can be known.
 
-    And where a model was not told the frame rate that it was trained with.
+    And where a model was not told the frame rate that it was trained with, or has a LoRA more than once.
     """
+    warn_loras(model)
     if lacks_frame_rate(model):
         logging.warning(
             say(
@@ -87,9 +89,8 @@ def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
 
 def lacks_frame_rate(model: ModelPatcher) -> bool:
     """Whether a model's file has a frame-rate embedding that is not on it, if ComfyUI remembers the file (0.8.0: no)."""
-    source = getattr(model, "cached_patcher_init", None)
-    path = Path(str(source[1][0])) if source else Path()
-    if path.suffix not in (".safetensors", ".sft") or not path.is_file() or RATE_PATCH in model.patches:
+    path = checkpoint_file(model)
+    if path is None or path.suffix not in (".safetensors", ".sft") or RATE_PATCH in model.patches:
         return False
     with safe_open(path, "pt") as file:
         return any(name.endswith(RATE_EMBEDDING) for name in file.keys())  # noqa: SIM118  # no mapping

@@ -6,10 +6,18 @@ import pickle
 from pathlib import Path
 
 import comfy.utils
+from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ...messages import fault, say
+
+
+def checkpoint_file(model: ModelPatcher) -> Path | None:
+    """The file that a model was loaded from, if ComfyUI remembers it (0.8.0: no)."""
+    source = getattr(model, "cached_patcher_init", None)
+    path = Path(source[1][0]) if source and source[1] and isinstance(source[1][0], str) else None
+    return path if path and path.is_file() else None
 
 
 def read_state(path: Path, wanted: str) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.lora
@@ -10,10 +12,18 @@ from comfy.model_patcher import ModelPatcher
 from ...lora import MODULE_KINDS, LoraReport, fit, read_lora
 from ...messages import fault
 from .checks import check_model
+from .lora_warnings import lora_warnings
 
 
-def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelPatcher, LoraReport]:
+def load_pusa_lora(
+    model: ModelPatcher, path: str, alpha: float, expert: str | None = None
+) -> tuple[ModelPatcher, LoraReport]:
     """A clone of `model` with a Pusa LoRA on it as ordinary ComfyUI weight patches, and a report.
+
+    What is odd about the LoRA on this model stands in the report, and in the log.
+
+    Args:
+        expert: which of Wan2.2's two models this is to be, "high" or "low".
 
     Raises:
         ValueError: the model is not Wan text-to-video, or the file is not a Pusa LoRA for its size.
@@ -31,7 +41,10 @@ def load_pusa_lora(model: ModelPatcher, path: str, alpha: float) -> tuple[ModelP
             total=len(lora.modules),
             name=lora.name,
         )
-    return clone, report
+    warnings = lora_warnings(clone, lora, expert)
+    for warning in warnings:
+        logging.warning(warning)
+    return clone, replace(report, warnings=tuple(warnings))
 
 
 def _linear_shapes(wan: Any) -> dict[str, tuple[int, int]]:

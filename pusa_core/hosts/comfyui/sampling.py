@@ -20,6 +20,7 @@ from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
 from .checks import check_channels, check_prompts, warn_beyond_training
 from .latents import PLAN, Planned, plan_for
+from .lora_warnings import warn_loras
 from .previews import Callback, preview_callback
 from .schedule import CARRIED, applied_plan, apply_schedule, clean_latents
 
@@ -100,6 +101,8 @@ def sample_clip(
         _check_own_grid(sampling, low_noise_model)
     if plan is not None:
         warn_beyond_training(model, plan)
+        for other in models[1:]:
+            warn_loras(other)
         models = [apply_schedule(m, plan) for m in models]
     models = [ModelSamplingSD3().patch(m, sampling.shift)[0] for m in models]
     ratios = {key: value for key, value in latent.items() if key.startswith("downscale_ratio")}

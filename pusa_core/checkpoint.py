@@ -1,0 +1,112 @@
+"""A Wan checkpoint's tensors, one at a time, whatever they are stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .messages import fault, shorten
+from .wan import original_key, wan_config
+
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+# ComfyUI's names for the scale of a weight in fp8, and for what goes with it.
+SCALES = ".scale_weight", ".weight_scale"
+BESIDE_SCALES = ".scale_input", ".input_scale", ".comfy_quant"
+HAS_SCALES = "scaled_fp8"  # a tensor by which older files say that they have scales
+OWN_METADATA = "_quantization_metadata"  # of ComfyUI, for a file's scales
+MARKER = "patch_embedding.weight"  # before whose name a checkpoint's prefix stands
+
+
+class WanCheckpoint:
+    """A safetensors file of a Wan text-to-video model, in ComfyUI's, the original, or Diffusers' names.
+
+    Tensors are read from a mapping of the file that is let go at once, so that no more than one is in memory.
+
+    Attributes:
+        path: of the file.
+        shapes: of all parameters, under their original names.
+        metadata: without what ComfyUI wrote about scales.
+
+    Raises:
+        ValueError: it is no such file, or stored in a way that cannot be merged into.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        _check_kind(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = list(file.keys())
+                slices = {key: file.get_slice(key) for key in keys}
+                shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+                dtypes = {key: part.get_dtype() for key, part in slices.items()}
+                metadata = dict(file.metadata() or {})
+        except (OSError, SafetensorError) as error:
+            raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
+        named = _original_names(keys)
+        self._scales = {f"{_stem(name)}.weight": key for name, key in named.items() if name.endswith(SCALES)}
+        self._keys = {name: key for name, key in named.items() if not _is_beside(name)}
+        self.shapes = {name: shapes[key] for name, key in self._keys.items()}
+        self.metadata = {key: value for key, value in metadata.items() if key != OWN_METADATA}
+        wan_config(self.shapes, self.metadata)
+        self._check_storage(shapes, dtypes)
+
+    def _check_storage(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> None:
+        odd = [name for name, key in self._keys.items() if dtypes[key] not in FLOATS]
+        odd += [name for name, key in self._scales.items() if _numel(shapes[key]) not in (1, self.shapes.get(name, (0,))[0])]
+        if odd:
+            raise fault(
+                "{name} is quantised in a way that LoRAs cannot be merged into ({tensor}): choose its bf16, fp16, fp32 or "
+                "fp8 form.",
+                name=self.path.name,
+                tensor=shorten(odd[0], 100),
+            )
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter's values in fp32, its scale applied."""
+        with safe_open(self.path, framework="pt") as file:
+            value = file.get_tensor(self._keys[name]).to(torch.float32, copy=True)
+            if name in self._scales:
+                scale = file.get_tensor(self._scales[name]).float()
+                value *= scale.reshape(-1, *[1] * (value.ndim - 1))
+            return value
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        reason = error.strerror or error
+        raise fault("{path} cannot be opened ({reason}): give a checkpoint's file.", path=path, reason=reason) from error
+    if head.startswith(b"GGUF"):
+        raise fault(
+            "{name} is a GGUF file, whose quantised blocks LoRAs cannot be merged into: choose the safetensors form of this "
+            "model.",
+            name=path.name,
+        )
+    if head[8:9] != b"{":
+        raise fault("{name} is no safetensors file: choose the safetensors form of this model.", name=path.name)
+
+
+def _original_names(keys: list[str]) -> dict[str, str]:
+    """Keys by original name; of a file that holds more than one model, those of the diffusion model."""
+    prefix = next((key.removesuffix(MARKER) for key in keys if f".{key}".endswith(f".{MARKER}")), "")
+    own = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
+    return {original_key(name): key for name, key in own.items() if name != HAS_SCALES}
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_beside(name: str) -> bool:
+    return name.endswith(SCALES + BESIDE_SCALES)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()

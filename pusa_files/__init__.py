@@ -1,0 +1,1 @@
+"""Makes files without ComfyUI: compressed LoRAs and baked checkpoints. `python -m pusa_files --help`."""
