@@ -16,6 +16,7 @@ from pusa_core.schedule import FrameMap, FrameSchedule
 
 from .data import ClipCache
 from .settings import Settings
+from .trackers import log_image
 
 STEPS, CFG, FPS = 10, 3.0, 16
 
@@ -39,8 +40,7 @@ class Preview:
             frames = self.decode(self._sample(wan, index, accelerator.device))
             write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
-            tracker = accelerator.get_tracker("tensorboard", unwrap=True)
-            tracker.add_image(f"sample {index}", strip.numpy(), step, dataformats="HWC")
+            log_image(accelerator, f"sample {index}", strip, step)
 
     def _sample(self, wan: Any, index: int, device: torch.device) -> Tensor:
         """Image to video from the clip's first latent frame: (C, F, H, W)."""

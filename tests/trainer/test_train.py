@@ -248,12 +248,16 @@ def command(*arguments, launcher=()):
 
 def options(settings, output, **more):
     values = {**settings.as_plain(), "output": output, **more}
-    flags = [(f"--{key.replace('_', '-')}", value) for key, value in values.items() if value is not None]
-    return [
-        part
-        for flag, value in flags
-        for part in ([flag if value else f"--no-{flag[2:]}"] if type(value) is bool else [flag, value])
-    ]
+    return [part for key, value in values.items() if value not in (None, [], {}) for part in flag(key, value)]
+
+
+def flag(key, value):
+    name = key.replace("_", "-")
+    if type(value) is bool:
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, dict):
+        return [f"--{name}", *(part for entry in value.items() for part in entry)]
+    return [f"--{name}", *value] if isinstance(value, list) else [f"--{name}", value]
 
 
 def free_port():
