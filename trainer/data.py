@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from .order import clip_index
 
+SAMPLES = "_samples"  # the folder of sample clips
 NEGATIVE = "_negative.safetensors"  # the file with the negative prompt's embedding, for sample clips
 
 
@@ -109,7 +110,8 @@ class Head:
 
 def cached_paths(folder: Path) -> list[Path]:
     """The files of a cache's clips, in a fixed order."""
-    return sorted(path for path in folder.rglob("*.safetensors") if path != folder / NEGATIVE)
+    others = folder / NEGATIVE, folder / SAMPLES
+    return sorted(path for path in folder.rglob("*.safetensors") if not {path, *path.parents}.intersection(others))
 
 
 class ClipCache:

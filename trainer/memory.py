@@ -147,17 +147,13 @@ def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int
         model = accelerator.prepare_model(wan)
         sample = empty_sample(config, size)
 
-        def step() -> None:
-            batch_loss(model, [sample] * settings.micro_batch, settings, accelerator).backward()
-
+        for weight in trained:
+            weight.grad = torch.zeros_like(weight)
         before = memory.live
-        step()
         optimizer.step()
-        offloaded = sum(hosted)  # of one forward
-        states = memory.live - before - _bytes(trained)  # beside the gradients
-        memory.peak = memory.live
+        states, memory.peak = memory.live - before, memory.live
         lasting = memory.live
-        step()
+        batch_loss(model, [sample] * settings.micro_batch, settings, accelerator).backward()
         activations, memory.peak = memory.peak - lasting, memory.live
         optimizer.step()
         own = 0 if settings.full else _bytes(trained)
@@ -170,7 +166,7 @@ def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int
             average=_bytes(trained) if settings.ema is not None else 0,
             activations=activations,
             step=memory.peak - lasting,
-            host=offloaded + swapped,
+            host=sum(hosted) + swapped,
             block=block,
         )
 
@@ -270,15 +266,18 @@ def _card(memory: Memory) -> str:
 
 def _table(settings: MemorySettings, size: tuple[int, int, int]) -> str:
     header = ["settings", *(f"{model}, rank {rank}" for model, rank in COLUMNS)]
-    rows = [
-        [name, *(_cell(settings, model, rank, savings, size) for model, rank in COLUMNS)] for name, savings in SAVINGS.items()
-    ]
-    eight = [_cell(replace(settings, shards=8), model, rank, {}, size) for model, rank in COLUMNS]
-    lines = [header, ["---"] * len(header), *rows, ["8 cards, FSDP2", *eight]]
+    lines = [header, ["---"] * len(header)]
+    for name, savings in SAVINGS.items():
+        counted = [_counted(settings, model, rank, savings, size) for model, rank in COLUMNS]
+        lines.append([name, *map(_cell, counted)])
+        if not savings:
+            lines.append(["8 cards, FSDP2", *(_cell(memory.divided(8)) for memory in counted)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(settings: MemorySettings, model: str, rank: int, savings: dict[str, Any], size: tuple[int, int, int]) -> str:
-    training = replace(settings, rank=rank, **savings).training()
-    memory = training_memory(training, model_config(model), size).divided(settings.shards)
+def _counted(settings: MemorySettings, model: str, rank: int, savings: dict[str, Any], size: tuple[int, int, int]) -> Memory:
+    return training_memory(replace(settings, rank=rank, **savings).training(), model_config(model), size)
+
+
+def _cell(memory: Memory) -> str:
     return f"{memory.total / GIB:.1f} GiB, {_card(memory)}"

@@ -54,6 +54,9 @@ class CacheSettings:
         windows: clips of --length frames to take from each video, one after another from its start; 0 for all that it holds.
         stride: frames from the start of one window to that of the next; by default --length, so that none overlap.
         negative: negative prompt of the sample clips.
+        images: still images (.png, .jpg, .webp) are clips of one frame, with captions as videos have them.
+        samples: file of sample clips to be made while training, one JSON object on a line, as the batch takes them: prompt,
+            keyframes, seed; by default they are image to video from the first clips.
 
     Raises:
         ValueError: a number that must be positive is not.
@@ -71,6 +74,8 @@ class CacheSettings:
     windows: int = 0
     stride: int | None = None
     negative: str = ""
+    images: bool = False
+    samples: Path | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, ("length", "width", "height", "fps", "stride"))

@@ -29,18 +29,18 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
-def measured(settings, config):
+def measured(settings):
     """The most memory that the second of two real steps takes, by PyTorch's own profiler of allocations."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
-        wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
+        wan = open_empty(SMALL, torch.float32 if settings.full else getattr(torch, settings.dtype))
         trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
         save_memory(wan, settings, accelerator.device)
         optimizer = make_optimizer(trained, settings)
         model = accelerator.prepare_model(wan)
         for step in range(2):
             with record_function(f"step {step}"):
-                batch_loss(model, [empty_sample(config, SIZE)], settings, accelerator).backward()
+                batch_loss(model, [empty_sample(SMALL, SIZE)], settings, accelerator).backward()
                 optimizer.step()
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     names = [event.name() for event in events]
@@ -51,9 +51,8 @@ def measured(settings, config):
 @pytest.mark.parametrize("options", CASES)
 def test_what_is_computed_is_what_is_measured(options, uncompiled):
     settings = Settings(Path(), Path(), Path(), **{"rank": 16, **options})
-    config = {**SMALL, "num_layers": 2 if options else 3}  # the third is what is added for each further block
-    computed = training_memory(settings, config, SIZE, card=False).total
-    assert computed == pytest.approx(measured(settings, config), rel=0.1)
+    computed = training_memory(settings, SMALL, SIZE, card=False).total
+    assert computed == pytest.approx(measured(settings), rel=0.1)
 
 
 def test_the_cpu_keeps_weights_and_activations_and_nothing_that_is_learned_changes(settings, tmp_path):
@@ -73,13 +72,13 @@ def test_frozen_weights_in_fp8(settings):
 
 
 def test_what_the_cpu_keeps_is_not_on_the_card():
-    settings = Settings(Path(), Path(), Path(), rank=16)
-    plain = training_memory(settings, SMALL, SIZE)
-    saved = training_memory(replace(settings, offload_activations=True, offload_weights=True), SMALL, SIZE)
-    assert saved.weights < plain.weights and saved.activations < plain.activations
-    assert saved.host == pytest.approx(
-        plain.weights - saved.weights + saved.block + plain.activations - saved.activations, rel=0.3
-    )
+    settings = Settings(Path(), Path(), Path(), rank=16, offload_activations=True, offload_weights=True, fp8=True)
+    one = {**SMALL, "num_layers": 1}
+    memory = training_memory(settings, one, SIZE)
+    layers = 8 * 512 * 512 + 2 * 512 * 1024 + 9 * 512 + 1024  # of a block, in fp8
+    tokens = 5 * 6 * 6
+    assert memory.host >= layers + 2 * tokens * 512  # and the checkpoint of a block, in bf16
+    assert memory.block <= memory.weights < memory.block + 2**23  # what is no linear layer of a block stays
 
 
 @pytest.mark.parametrize("model", ["2B", "nowhere.safetensors"])
