@@ -144,7 +144,7 @@ def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int
         optimizer = make_optimizer(trained, settings)
         if card and "foreach" in optimizer.defaults:
             optimizer.param_groups[0]["foreach"] = True
-        model = accelerator.prepare_model(wan)
+        model = accelerator.prepare_model(wan, device_placement=False)
         sample = empty_sample(config, size)
 
         for weight in trained:

@@ -175,11 +175,13 @@ def _accelerator(settings: Settings) -> Accelerator:
     if settings.offload_weights and processes > 1:
         raise ValueError(
             f"--offload-weights was given with {processes} processes, but it is for one: divide the weights with "
-            "trainer/fsdp2.yaml or trainer/zero3.yaml."
+            "trainer/fsdp2.yaml."
         )
     accelerator = Accelerator(
         mixed_precision=PRECISION[settings.dtype], log_with=list(settings.trackers) or None, project_dir=settings.output
     )
+    if settings.ema is not None and accelerator.distributed_type.value == "FSDP":
+        raise ValueError("--ema was given with FSDP, whose checkpoints hold no average of divided weights: leave it out.")
     accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
     if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read the sizes off
         accelerator.state.deepspeed_plugin.deepspeed_config |= {

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from environment.comfyui import PACK
@@ -266,8 +267,12 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def test_two_processes_train_as_one_does(settings, tmp_path):
-    settings = replace(settings, steps=2, lr=1e-4, micro_batch=1)
+def test_two_processes_train_as_one_does(settings, cache, tmp_path):
+    """Also with clipped gradients, a schedule, an average and clips held out."""
+    settings = replace(
+        settings, steps=2, lr=1e-4, micro_batch=1, max_grad_norm=0.1, schedule="linear", ema=0.5, held_out_cache=cache,
+        held_out_samples=3,
+    )  # fmt: skip
     one = train(replace(settings, output=tmp_path / "one"))
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
     done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
@@ -275,6 +280,11 @@ def test_two_processes_train_as_one_does(settings, tmp_path):
     states = list(checkpoints(tmp_path / "two")[-1].glob("random_states_*.pkl"))
     assert len(states) == 2, "they did not train together"
     same_gradients(one.parent, tmp_path / "two")
+    two = tmp_path / "two" / one.name
+    same(one, two, rtol=0.02, atol=1e-5)
+    with safe_open(one, framework="pt") as a, safe_open(two, framework="pt") as b:
+        losses = [json.loads(file.metadata()["training_data"])["held_out_loss"] for file in (a, b)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_users_mistake_is_one_sentence(settings, tmp_path):
@@ -290,8 +300,6 @@ def test_image_to_video_models_are_refused(settings, tmp_path):
 
 
 def test_settings_are_kept_with_the_lora(settings):
-    from safetensors import safe_open
-
     path = train(settings)
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["training"])["rank"] == 4
