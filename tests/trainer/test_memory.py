@@ -29,18 +29,18 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
-def measured(settings):
+def measured(settings, config):
     """The most memory that the second of two real steps takes, by PyTorch's own profiler of allocations."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
-        wan = open_empty(SMALL, torch.float32 if settings.full else getattr(torch, settings.dtype))
+        wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
         trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
         save_memory(wan, settings, accelerator.device)
         optimizer = make_optimizer(trained, settings)
         model = accelerator.prepare_model(wan)
         for step in range(2):
             with record_function(f"step {step}"):
-                batch_loss(model, [empty_sample(SMALL, SIZE)], settings, accelerator).backward()
+                batch_loss(model, [empty_sample(config, SIZE)], settings, accelerator).backward()
                 optimizer.step()
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     names = [event.name() for event in events]
@@ -51,8 +51,9 @@ def measured(settings):
 @pytest.mark.parametrize("options", CASES)
 def test_what_is_computed_is_what_is_measured(options, uncompiled):
     settings = Settings(Path(), Path(), Path(), **{"rank": 16, **options})
-    computed = training_memory(settings, SMALL, SIZE, card=False).total
-    assert computed == pytest.approx(measured(settings), rel=0.1)
+    config = {**SMALL, "num_layers": 1 if settings.fp8 else 2}  # torchao's step is slow where it is not compiled
+    computed = training_memory(settings, config, SIZE, card=False).total
+    assert computed == pytest.approx(measured(settings, config), rel=0.1)
 
 
 def test_the_cpu_keeps_weights_and_activations_and_nothing_that_is_learned_changes(settings, tmp_path):
