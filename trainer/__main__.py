@@ -19,10 +19,10 @@ def main() -> None:
 def _run() -> None:
     from tyro.extras import subcommand_cli_from_dict
 
-    from .settings import CacheSettings, Settings
+    from .settings import CacheSettings, MemorySettings, Settings
 
     settings = subcommand_cli_from_dict(
-        {"cache": CacheSettings, "train": Settings},
+        {"cache": CacheSettings, "train": Settings, "memory": MemorySettings},
         prog="python -m trainer",
         description="Trains Pusa LoRAs for Wan text-to-video models.",
     )
@@ -30,10 +30,15 @@ def _run() -> None:
         from .cache import cache
 
         cache(settings)
-    else:
-        from .train import train
+    elif isinstance(settings, MemorySettings):
+        from .memory import report_memory
 
-        print(f"The LoRA is in {train(settings)}.")
+        print(report_memory(settings))
+    else:
+        from .train import train_experts
+
+        for path in train_experts(settings):
+            print(f"The {'checkpoint' if settings.full else 'LoRA'} is in {path}.")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from batch.jobs import Job
 from environment.comfyui import import_comfyui
 from pusa_core.frames import latent_length
+from pusa_core.wan import PATCH
 
 from .data import NEGATIVE, PackedText, as_json, cached_paths, read_metadata, save_clip
+from .samples import cache_samples, read_samples
 from .settings import DEMO, CacheSettings
 from .sources import Source, find_clips, mixed_rates
-from .windows import Size, bucket_sizes, read_windows
+from .windows import Size, bucket_sizes, read_source
 
 LONGEST = 512  # tokens that Wan takes
 Windows = Iterable[tuple[int, Tensor]]  # numbered pictures (T, H, W, 3)
@@ -135,30 +138,33 @@ def cache(settings: CacheSettings) -> None:
     for path in (settings.vae, Path(settings.text_encoder)):
         if not path.is_file() and str(path) != DEMO:
             raise ValueError(f"{path} is not there: give the path of the file.")
-    sources = find_clips(settings.clips)
+    sources = find_clips(settings.clips, settings.images)
     warning = None if settings.fps else mixed_rates(sources)
     if warning:
         print(warning)
-    work = missing_windows(sources, settings.output, settings.encoding())
-    failed = _encode(settings, work) if work or _negative_missing(settings) else []
+    work, samples = missing_windows(sources, settings.output, settings.encoding()), read_samples(settings)
+    failed = _encode(settings, work, samples) if work or samples or _negative_missing(settings) else []
     _report(settings, sources, failed)
     if len(failed) == len(sources):
         raise ValueError("No clip could be cached; see above.")
 
 
 @torch.inference_mode()
-def _encode(settings: CacheSettings, work: Sequence[tuple[Source, int]]) -> list[str]:
+def _encode(settings: CacheSettings, work: Sequence[tuple[Source, int]], samples: Sequence[Job]) -> list[str]:
     import_comfyui()
     from pusa_core.hosts.comfyui.vae import open_vae
 
     vae = open_vae(settings.vae)
     sizes = _sizes(settings, vae.multiple)
-    text_of = _texts(settings, [settings.negative, *(source.caption for source, _ in work)])
+    captions = [source.caption for source, _ in work] + [job.prompt for job in samples]
+    text_of = _texts(settings, [settings.negative, *captions])
     _save_negative(settings, text_of)
+    if samples:
+        cache_samples(samples, settings.output, vae.channels, vae.multiple // PATCH, vae.encode, text_of)
     return cache_clips(
         work,
         settings.output,
-        lambda source, first: read_windows(source.path, settings, sizes, first),
+        lambda source, first: read_source(source, settings, sizes, first),
         vae.encode,
         text_of,
         settings.encoding(),

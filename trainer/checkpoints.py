@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from .data import ClipCache
-from .lora import load_lora, lora_state, save_lora
+from .lora import load_lora, lora_state, save_weights
+from .publish import result_path
 from .settings import Settings
 
 CHECKPOINT = "checkpoint-{:06d}"
@@ -22,6 +23,16 @@ SETTINGS = "settings.json"
 def checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     return sorted(path for path in output.glob("checkpoint-[0-9]*") if path.is_dir() and path.suffix == "")
+
+
+def finished(settings: Settings) -> bool:
+    """Whether a run has made all its steps and written its file."""
+    existing = checkpoints(settings.output)
+    return bool(existing) and _step(existing[-1]) >= settings.steps and result_path(settings).is_file()
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def check_settings(accelerator: Accelerator, settings: Settings, clips: ClipCache) -> None:
@@ -56,8 +67,9 @@ def save_only_lora(accelerator: Accelerator) -> None:
     """Makes Accelerate's checkpoints hold the LoRA instead of the whole model."""
 
     def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        state = lora_state(accelerator.unwrap_model(models[0]))
         if accelerator.is_main_process:
-            save_lora(lora_state(accelerator.unwrap_model(models[0])), Path(folder) / "lora.safetensors", torch.float32)
+            save_weights(state, Path(folder) / "lora.safetensors", torch.float32)
         weights.clear()
 
     def load(models: list[Any], folder: str) -> None:
@@ -98,7 +110,7 @@ def resume(accelerator: Accelerator, settings: Settings) -> int:
         return 0
     accelerator.load_state(str(existing[-1]), **({"load_module_strict": False} if _deepspeed(accelerator) else {}))
     accelerator.print(f"Going on from {newest}.")
-    return int(newest.rpartition("-")[2])
+    return _step(existing[-1])
 
 
 def _deepspeed(accelerator: Accelerator) -> bool:

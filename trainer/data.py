@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch.nn.functional import pad
 
 from .order import clip_index
 
+SAMPLES = "_samples"  # the folder of sample clips
 NEGATIVE = "_negative.safetensors"  # the file with the negative prompt's embedding, for sample clips
 
 
@@ -108,35 +110,53 @@ class Head:
 
 def cached_paths(folder: Path) -> list[Path]:
     """The files of a cache's clips, in a fixed order."""
-    return sorted(path for path in folder.rglob("*.safetensors") if path != folder / NEGATIVE)
+    others = folder / NEGATIVE, folder / SAMPLES
+    return sorted(path for path in folder.rglob("*.safetensors") if not {path, *path.parents}.intersection(others))
 
 
 class ClipCache:
     """The clips of a cache folder, in a fixed order.
 
+    Args:
+        paths: those of the folder's clips that are meant; None for all.
+        repeats: how often clips come, by their names in the folder or by those of folders that they are in.
+
     Attributes:
-        groups: the clips of each latent shape (C, F, H, W).
+        groups: the clips of each latent shape (C, F, H, W), as often as they come.
         channels, text_width: of all of them.
         digest: of everything that the clips were made from; another one means other clips.
 
     Raises:
-        ValueError: the folder holds no cached clips, or clips of different VAEs or text encoders.
+        ValueError: the folder holds no cached clips, clips of different VAEs or text encoders, or none of those to repeat.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, paths: Sequence[Path] | None = None, repeats: Mapping[str, int] | None = None):
         self.folder = folder
-        self.paths = cached_paths(folder)
+        self.paths = list(paths or cached_paths(folder))
         if not self.paths:
             raise ValueError(f"{folder} holds no cached clips: make them with `python -m trainer cache`.")
         self.groups: dict[tuple[int, ...], list[int]] = {}
         digest = hashlib.sha256()
         heads = [Head.read(path) for path in self.paths]
+        times = self._times(repeats or {})
         for index, (path, head) in enumerate(zip(self.paths, heads)):
-            self.groups.setdefault(head.shape, []).append(index)
+            self.groups.setdefault(head.shape, []).extend([index] * times[index])
             digest.update(f"{path.relative_to(folder).as_posix()} {head.key}\n".encode())
         self.channels = self._one([head.shape[0] for head in heads], "latent channels", "VAE")
         self.text_width = self._one([head.text_width for head in heads], "text widths", "text encoder")
         self.digest = digest.hexdigest()
+
+    def _times(self, repeats: Mapping[str, int]) -> list[int]:
+        """How often each clip comes; where several names are meant, the longest counts."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.paths]
+        chosen = [max((key for key in repeats if _is_in(name, key)), key=len, default=None) for name in names]
+        unused = next((key for key in repeats if not any(_is_in(name, key) for name in names)), None)
+        if unused is not None:
+            raise ValueError(
+                f'"{unused}" was given for clips that come more often, but {self.folder} has no clip or folder of that name: '
+                f"give one, {names[0].removesuffix('.safetensors')} for one."
+            )
+        return [1 if key is None else repeats[key] for key in chosen]
 
     def _one(self, values: list[int], what: str, model: str) -> int:
         """The value that all clips have."""
@@ -170,6 +190,12 @@ class ClipCache:
         if not path.is_file():
             raise ValueError(f"{path} is missing, which sample clips need: run `python -m trainer cache` again.")
         return read_text(path)
+
+
+def _is_in(name: str, key: str) -> bool:
+    """Whether a cached clip is of the video, or in the folder, of this name."""
+    stem = key.strip("/")
+    return name.startswith((f"{stem}/", f"{stem}.")) or name == stem
 
 
 def as_json(values: dict) -> str:

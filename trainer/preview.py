@@ -1,4 +1,4 @@
-"""Sample clips while training: image to video from clips of the cache, as animated pictures and in TensorBoard."""
+"""Sample clips while training, as animated pictures and in the trackers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from environment.comfyui import import_comfyui
 from pusa_core.animation import write_animation
 from pusa_core.hosts.diffusers import sample
-from pusa_core.schedule import FrameMap, FrameSchedule
 
 from .data import ClipCache
+from .samples import Sample, samples_of
 from .settings import Settings
+from .trackers import log_image
 
 STEPS, CFG, FPS = 10, 3.0, 16
 
@@ -35,23 +36,20 @@ class Preview:
         self.decode = _decoder(vae, clips.channels)
 
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
-        for index in range(min(self.settings.samples, len(self.clips))):
-            frames = self.decode(self._sample(wan, index, accelerator.device))
+        for index, wanted in enumerate(samples_of(self.clips, self.settings.samples)):
+            frames = self.decode(self._make(wan, wanted, accelerator.device))
             write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
-            tracker = accelerator.get_tracker("tensorboard", unwrap=True)
-            tracker.add_image(f"sample {index}", strip.numpy(), step, dataformats="HWC")
+            log_image(accelerator, f"sample {index}", strip, step)
 
-    def _sample(self, wan: Any, index: int, device: torch.device) -> Tensor:
-        """Image to video from the clip's first latent frame: (C, F, H, W)."""
-        clip = self.clips[index]
-        noise = torch.randn(clip.latent.shape, generator=torch.Generator().manual_seed(index))
-        schedule = FrameSchedule.build(noise.shape[1], {0: FrameMap.line(0.0)})
-        tensors = (clip.latent, noise, clip.text, self.negative)
+    def _make(self, wan: Any, wanted: Sample, device: torch.device) -> Tensor:
+        """A sample's latent, (C, F, H, W)."""
+        noise = torch.randn(wanted.clean.shape, generator=torch.Generator().manual_seed(wanted.seed))
+        tensors = (wanted.clean, noise, wanted.text, self.negative)
         clean, noise, text, negative = (tensor[None].to(device) for tensor in tensors)
         dtype = getattr(torch, self.settings.dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latent = sample(wan, schedule, clean, noise, text, negative, STEPS, CFG, self.settings.shift)
+            latent = sample(wan, wanted.schedule, clean, noise, text, negative, STEPS, CFG, self.settings.shift)
         return latent[0].cpu()
 
 

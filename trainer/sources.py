@@ -11,12 +11,13 @@ from pathlib import Path
 from pusa_core.video_files import frame_rate
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate
 
 
 @dataclass(frozen=True)
 class Source:
-    """A video to be cached.
+    """A video, or a still image, to be cached.
 
     Attributes:
         name: its path in the folder of clips, with slashes.
@@ -27,22 +28,30 @@ class Source:
     caption: str
 
     @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in IMAGES
+
+    @property
     def stamp(self) -> str:
         """Changes with the file."""
         stat = self.path.stat()
         return f"{self.name} {stat.st_size} {stat.st_mtime_ns}"
 
 
-def find_clips(folder: Path) -> list[Source]:
+def find_clips(folder: Path, images: bool = False) -> list[Source]:
     """The videos of a folder and of those in it with their captions: NAME.txt beside NAME.mp4, or lines of metadata.jsonl
     with "file_name" (the path in the folder) and "text".
+
+    Args:
+        images: whether still images are clips, too.
 
     Raises:
         ValueError: there are no videos, or one has no caption.
     """
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
+    kinds = VIDEOS | IMAGES if images else VIDEOS
+    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
     if not videos:
-        raise ValueError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))}): give a folder of clips.")
+        raise ValueError(f"{folder} holds no videos ({', '.join(sorted(kinds))}): give a folder of clips.")
     listed = _listed_captions(folder / "metadata.jsonl")
     sources, missing = [], []
     for path in videos:
@@ -96,6 +105,6 @@ def mixed_rates(sources: Iterable[Source]) -> str | None:
 
 def _rate(source: Source) -> float:
     try:
-        return round(frame_rate(source.path), 2)
+        return 0.0 if source.is_image else round(frame_rate(source.path), 2)
     except ValueError:
         return 0.0

@@ -6,7 +6,6 @@ So a run that was killed goes on as if it had not been, and any number of proces
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,21 +15,36 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pusa_core import devices
 from pusa_core.hosts.diffusers import WanTransformer3DModel, open_wan, velocity
 from pusa_core.training import add_noise, clip_losses, draw_sigmas
 
-from .checkpoints import check_settings, resume, save_checkpoint, save_only_lora
+from .checkpoints import check_settings, finished, resume, save_checkpoint, save_only_lora
 from .data import Clip, ClipCache
-from .lora import add_lora, lora_state, save_lora
+from .held_out import SEED as HELD_OUT_SEED
+from .held_out import held_out_loss, split_clips
+from .lora import train_lora
+from .optimiser import Average, make_optimizer, make_schedule
 from .preview import Preview
+from .publish import result_path, write_result
+from .savings import save_memory, saved_for_backward
 from .settings import Settings
+from .trackers import check_trackers, start_trackers
 
 PRECISION = {"bfloat16": "bf16", "float32": "no"}
 PATIENCE = timedelta(hours=6)  # that the other processes have while one makes sample clips
+
+
+def train_experts(settings: Settings) -> list[Path]:
+    """Trains what the settings ask for, see `Settings.experts`, one after another; those that are done are left."""
+    for part in settings.experts():
+        if not finished(part) or part is settings:
+            train(part)
+    PartialState().destroy_process_group()
+    return [result_path(part) for part in settings.experts()]
 
 
 def train(settings: Settings) -> Path:
@@ -43,16 +57,20 @@ def train(settings: Settings) -> Path:
     accelerator, first = run.accelerator, run.first
     bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not accelerator.is_main_process)
     for step in bar:
-        loss = train_step(accelerator, run.wan, run.optimizer, run.clips, settings, step)
-        if not math.isfinite(loss):
-            raise ValueError(f"The loss of step {step + 1} is {loss}: start again in another --output with a lower --lr.")
-        bar.set_postfix(loss=f"{loss:.4f}")
-        accelerator.log({"loss": loss, "lr": settings.lr}, step=step + 1)
+        values = {"lr": float(run.optimizer.param_groups[0]["lr"]), **train_step(run, settings, step)}
+        if not math.isfinite(values["loss"]):
+            raise ValueError(
+                f"The loss of step {step + 1} is {values['loss']}: start again in another --output with a lower --lr."
+            )
+        bar.set_postfix(loss=f"{values['loss']:.4f}")
+        accelerator.log(values, step=step + 1)
         _after_step(run, settings, step + 1)
-    if first >= settings.steps and accelerator.is_main_process:
-        _write_lora(run, settings)
-    accelerator.end_training()
-    return _lora_path(settings)
+    if first >= settings.steps:
+        _finish(run, settings)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.free_memory()
+    return result_path(settings)
 
 
 @dataclass(frozen=True)
@@ -60,59 +78,89 @@ class Run:
     """What a run works with.
 
     Attributes:
+        weights: those that are trained.
+        schedule: None where the learning rate stays.
+        held_out: clips that are not trained on.
         first: the step to go on from.
         preview: None where no sample clips are made, or another process makes them.
     """
 
     accelerator: Accelerator
     clips: ClipCache
+    held_out: ClipCache | None
     wan: Any
+    weights: list[nn.Parameter]
     optimizer: Any
+    schedule: Any
+    average: Average
     preview: Preview | None
     first: int
 
 
 def _begin(settings: Settings) -> Run:
     settings.output.mkdir(parents=True, exist_ok=True)
-    clips = ClipCache(settings.cache)
+    check_trackers(settings.trackers)
+    clips, held_out = split_clips(settings)
     accelerator = _accelerator(settings)
     set_seed(settings.seed)
-    wan = open_wan(settings.model, getattr(torch, settings.dtype))
+    wan = open_wan(settings.model, torch.float32 if settings.full else getattr(torch, settings.dtype))
     _check_fit(wan, clips)
     check_settings(accelerator, settings, clips)
     preview = None
     if settings.sample_every and settings.vae is not None and accelerator.is_main_process:
         preview = Preview(settings, settings.vae, clips)
-    weights = add_lora(wan, settings.rank, settings.seed)
-    if settings.checkpointing:
-        wan.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
-    wan, optimizer = accelerator.prepare(wan, optimizer)
-    save_only_lora(accelerator)
+    weights = list(wan.requires_grad_(True).parameters()) if settings.full else train_lora(wan, settings)
+    save_memory(wan, settings, accelerator.device)
+    optimizer = make_optimizer(weights, settings)
+    schedule = make_schedule(optimizer, settings)
+    placement = {"device_placement": [False, True]} if settings.offload_weights else {}
+    wan, optimizer = accelerator.prepare(wan, optimizer, **placement)
+    weights = [weight for weight in wan.parameters() if weight.requires_grad]
+    average = Average(weights, settings.ema)
+    accelerator.register_for_checkpointing(*(part for part in (schedule, average.ema) if part is not None))
+    if not settings.full:
+        save_only_lora(accelerator)
     first = resume(accelerator, settings)
-    accelerator.init_trackers("log", config={k: v for k, v in settings.as_plain().items() if v is not None})
-    return Run(accelerator, clips, wan, optimizer, preview, first)
+    average.to(accelerator.device)
+    start_trackers(accelerator, settings)
+    return Run(accelerator, clips, held_out, wan, weights, optimizer, schedule, average, preview, first)
 
 
 def _after_step(run: Run, settings: Settings, done: int) -> None:
-    """Checkpoint, LoRA and sample clips, where they are due after `done` steps."""
+    """Checkpoint, held-out loss, LoRA and sample clips, where they are due after `done` steps."""
     accelerator, ended = run.accelerator, done == settings.steps
     if done % settings.checkpoint_every == 0 or ended:
         save_checkpoint(accelerator, settings, done)
-    if ended and accelerator.is_main_process:
-        _write_lora(run, settings)
+    if ended:
+        _finish(run, settings)
+    elif run.held_out is not None and done % settings.held_out_every == 0:
+        accelerator.log({"held_out_loss": _measure(run, settings)}, step=done)
     if run.preview and (done % settings.sample_every == 0 or ended):
-        run.preview.make(accelerator, accelerator.unwrap_model(run.wan), done)
+        with run.average.applied():
+            run.preview.make(accelerator, accelerator.unwrap_model(run.wan), done)
     accelerator.wait_for_everyone()
 
 
-def _lora_path(settings: Settings) -> Path:
-    return settings.output / f"{settings.name}.safetensors"
+def _finish(run: Run, settings: Settings) -> None:
+    """Measures the last held-out loss and writes the file."""
+    measured = _measure(run, settings)
+    if measured is not None:
+        run.accelerator.log({"held_out_loss": measured}, step=settings.steps)
+    with run.average.applied():
+        write_result(run.accelerator, run.wan, settings, run.clips, measured)
 
 
-def _write_lora(run: Run, settings: Settings) -> None:
-    metadata = {"training": json.dumps(settings.as_plain())}
-    save_lora(lora_state(run.accelerator.unwrap_model(run.wan)), _lora_path(settings), metadata=metadata)
+def _measure(run: Run, settings: Settings) -> float | None:
+    """The held-out loss; None where no clips are held out."""
+    if run.held_out is None:
+        return None
+
+    def loss_of(number: int, clips: ClipCache) -> Tensor:
+        drawn = _draw(clips[number % len(clips)], settings, HELD_OUT_SEED + number)
+        return batch_loss(run.wan, [drawn], settings, run.accelerator)
+
+    with run.average.applied():
+        return held_out_loss(run.accelerator, settings.held_out_samples, run.held_out, loss_of)
 
 
 def _accelerator(settings: Settings) -> Accelerator:
@@ -124,44 +172,73 @@ def _accelerator(settings: Settings) -> Accelerator:
             f"A batch of {settings.batch} clips cannot be shared by {processes} processes in micro-batches of "
             f"{settings.micro_batch}: make --batch a multiple of {processes * settings.micro_batch}."
         )
-    accelerator = Accelerator(mixed_precision=PRECISION[settings.dtype], log_with="tensorboard", project_dir=settings.output)
+    if settings.offload_weights and processes > 1:
+        raise ValueError(
+            f"--offload-weights was given with {processes} processes, but it is for one: divide the weights with "
+            "trainer/fsdp2.yaml."
+        )
+    accelerator = Accelerator(
+        mixed_precision=PRECISION[settings.dtype], log_with=list(settings.trackers) or None, project_dir=settings.output
+    )
+    if settings.ema is not None and accelerator.distributed_type.value == "FSDP":
+        raise ValueError("--ema was given with FSDP, whose checkpoints hold no average of divided weights: leave it out.")
     accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
     if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read the sizes off
         accelerator.state.deepspeed_plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": settings.micro_batch,
             "gradient_accumulation_steps": share,
+            "gradient_clipping": settings.max_grad_norm or 0.0,
         }
     return accelerator
 
 
-def train_step(accelerator: Accelerator, wan: Any, optimizer: Any, clips: ClipCache, settings: Settings, step: int) -> float:
-    """One optimiser step on this process's share of the step's batch; returns the whole batch's loss."""
+def train_step(run: Run, settings: Settings, step: int) -> dict[str, float]:
+    """One optimiser step on this process's share of the step's batch; returns the whole batch's loss, and the norm of its
+    gradients where they are clipped."""
+    accelerator = run.accelerator
     total = torch.zeros((), device=accelerator.device)
+    norm = None
     share = settings.batch // accelerator.num_processes
     start = step * settings.batch + accelerator.process_index * share
     for first in range(start, start + share, settings.micro_batch):
         numbers = range(first, first + settings.micro_batch)
-        with accelerator.accumulate(wan):
-            loss = samples_loss(wan, clips, settings, numbers, accelerator)
+        with accelerator.accumulate(run.wan):
+            loss = samples_loss(run.wan, run.clips, settings, numbers, accelerator)
             accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+            if settings.max_grad_norm is not None and accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(run.weights, settings.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
         total += loss.detach() * settings.micro_batch / share
-    return float(accelerator.reduce(total, "mean"))
+    if run.schedule is not None:
+        run.schedule.step()
+    run.average.step()
+    values = {"loss": float(accelerator.reduce(total, "mean"))}
+    return values if norm is None else {**values, "grad_norm": float(norm)}
 
 
 def samples_loss(wan: Any, clips: ClipCache, settings: Settings, numbers: range, accelerator: Accelerator) -> Tensor:
     """The mean loss of the samples with these numbers, which are of one step and so of one shape."""
-    drawn = [_draw(clips.sample(number, settings.batch, settings.seed), settings, number) for number in numbers]
+    seed = settings.seed * 1_000_003
+    drawn = [_draw(clips.sample(number, settings.batch, settings.seed), settings, seed + number) for number in numbers]
+    return batch_loss(wan, drawn, settings, accelerator)
+
+
+Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # clean latent, noise, sigmas, text
+
+
+def batch_loss(wan: Any, drawn: list[Sample], settings: Settings, accelerator: Accelerator) -> Tensor:
+    """The mean loss of samples of one shape."""
     clean, noise, sigmas, text = (torch.stack(parts).to(accelerator.device) for parts in zip(*drawn))
     dtype = getattr(torch, settings.dtype)
-    v = velocity(wan, add_noise(clean, noise, sigmas).to(dtype), sigmas, text.to(dtype))
+    with saved_for_backward(settings, accelerator.device):
+        v = velocity(wan, add_noise(clean, noise, sigmas).to(dtype), sigmas, text.to(dtype))
     return clip_losses(v, clean, noise, sigmas, settings.shift).mean()
 
 
-def _draw(clip: Clip, settings: Settings, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(clean latent, noise, sigmas, text) of the sample with this number."""
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+def _draw(clip: Clip, settings: Settings, seed: int) -> Sample:
+    """A clip with the sigmas and the noise that follow from a seed."""
+    generator = torch.Generator().manual_seed(seed)
     sigmas = draw_sigmas(clip.latent.shape[1], generator, settings.rule, settings.shift)
     return clip.latent, torch.randn(clip.latent.shape, generator=generator), sigmas, clip.text
 

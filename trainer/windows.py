@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pusa_core.media import read_media
 from pusa_core.resize import fit_images
 from pusa_core.video_files import frame_rate, read_frames
 
 from .settings import CacheSettings
+from .sources import Source
 
 Size = tuple[int, int]  # width, height in pixels
 RATIOS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
@@ -46,6 +48,17 @@ def _ratio_distance(size: Size, other: Size) -> float:
 def nearest_size(sizes: Sequence[Size], width: int, height: int) -> Size:
     """The size whose aspect ratio is nearest to that of pictures of width x height."""
     return min(sizes, key=lambda size: _ratio_distance(size, (width, height)))
+
+
+def read_source(
+    source: Source, settings: CacheSettings, sizes: Sequence[Size], first: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """What is to be cached of a video, see `read_windows`, or of a still image, which is a clip of one frame."""
+    if not source.is_image:
+        yield from read_windows(source.path, settings, sizes, first)
+        return
+    picture = next(read_media(source.path))
+    yield 0, fit_images(picture, *nearest_size(sizes, picture.shape[2], picture.shape[1]), "crop")
 
 
 def read_windows(path: Path, settings: CacheSettings, sizes: Sequence[Size], first: int = 0) -> Iterator[tuple[int, Tensor]]:

@@ -115,7 +115,7 @@ def test_an_incomplete_file_names_what_is_missing(file, tmp_path):
 
 
 def test_a_trained_lora_does_in_comfyui_what_it_does_in_training(file, host, tmp_path, inference_mode):
-    from trainer.lora import add_lora, load_lora, lora_state, save_lora
+    from trainer.lora import add_lora, load_lora, lora_state, save_weights
 
     x, sigmas, text = inputs()
     wan = open_wan(file, torch.float32)
@@ -123,7 +123,7 @@ def test_a_trained_lora_does_in_comfyui_what_it_does_in_training(file, host, tmp
         weights = add_lora(wan, 4, seed=0)
         for weight in weights:
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(weight.numel()))
-    save_lora(lora_state(wan), tmp_path / "lora.safetensors", torch.float32)
+    save_weights(lora_state(wan), tmp_path / "lora.safetensors", torch.float32)
     ours = velocity(wan, x, sigmas, text)
 
     model = tiny.load_wan(file)

@@ -108,7 +108,7 @@ def trained(tmp_path_factory):
     """(model file, LoRA file), the latter as the trainer writes it, with random weights."""
     pytest.importorskip("peft", reason="the trainer's packages are not installed: pip install .[train]")
     from pusa_core.hosts.diffusers import open_wan
-    from trainer.lora import add_lora, lora_state, save_lora
+    from trainer.lora import add_lora, lora_state, save_weights
 
     folder = tmp_path_factory.mktemp("trained")
     model = tiny.write_wan(folder / "wan.safetensors", seed=1)
@@ -116,7 +116,7 @@ def trained(tmp_path_factory):
         wan = open_wan(model, torch.float32)
         for weight in add_lora(wan, 4, seed=0):
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(weight.numel()))
-        save_lora(lora_state(wan), folder / "pusa_lora.safetensors", torch.float32)
+        save_weights(lora_state(wan), folder / "pusa_lora.safetensors", torch.float32)
     return model, folder / "pusa_lora.safetensors"
 
 
@@ -167,13 +167,13 @@ def test_the_trainers_file_may_be_read_by_whom_the_user_lets(trained, tmp_path):
 def test_a_lora_in_the_authors_spelling_goes_on_in_the_trainer(trained, tmp_path):
     """That is what the trainer's checkpoints hold that were written before."""
     from pusa_core.hosts.diffusers import open_wan
-    from trainer.lora import add_lora, load_lora, lora_state, save_lora
+    from trainer.lora import add_lora, load_lora, lora_state, save_weights
 
     model_file, lora_file = trained
     state = load_file(lora_file)
     older = {k.removeprefix("diffusion_model.").replace(".weight", ".default.weight"): v for k, v in state.items()}
     assert "blocks.0.self_attn.q.lora_A.default.weight" in older
-    save_lora(older, tmp_path / "older.safetensors", torch.float32)
+    save_weights(older, tmp_path / "older.safetensors", torch.float32)
     with torch.inference_mode(False):
         wan = open_wan(model_file, torch.float32)
         add_lora(wan, 4, seed=1)

@@ -1,6 +1,7 @@
 """The trainer's cache made by a real ComfyUI: videos from disk, through the stock VAE."""
 
 import io
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,7 @@ pytest.importorskip("accelerate", reason="the trainer's packages are not install
 import av  # noqa: E402
 import sentencepiece  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from demo_model import BASE, VAE  # noqa: E402
@@ -21,6 +23,7 @@ from tests import tiny  # noqa: E402
 from trainer import cache as caching  # noqa: E402
 from trainer.data import NEGATIVE, ClipCache, read_text  # noqa: E402
 from trainer.settings import CacheSettings  # noqa: E402
+from trainer.windows import read_windows  # noqa: E402
 
 
 def write_video(path, frames, fps=16):
@@ -67,7 +70,7 @@ def test_videos_become_latents(settings, inference_mode):
 
 
 def test_frames_are_taken_at_another_rate(videos, settings):
-    read = caching.read_windows
+    read = read_windows
     every, second = (
         next(iter(read(videos / "0.mp4", replace(settings, length=9, fps=fps), [(64, 64)])))[1] for fps in (None, 8)
     )
@@ -283,3 +286,32 @@ def test_another_vae_is_refused(settings, tmp_path, state):
 def test_a_wan_vae_of_any_width_is_taken(settings, tmp_path):
     caching.cache(replace(settings, vae=tiny.write_vae(tmp_path / "vae.safetensors"), length=5))
     assert ClipCache(settings.output).channels == 16
+
+
+def test_still_images_and_samples_of_ones_own(settings, videos, inference_mode):
+    """An image is a clip of one frame; the samples have the keyframes and the size that they ask for."""
+    from trainer.samples import samples_of
+
+    Image.fromarray((draw([scene(5)])[0][0] * 255).byte().numpy()).save(videos / "still.png")
+    (videos / "still.txt").write_text("a red circle", encoding="utf-8")
+    keyframes = [{"image": "still.png"}, {"image": "still.png", "frame": -1, "noise": 0.5}]
+    lines = [{"prompt": "a red circle", "keyframes": keyframes, "seed": 7}, {"prompt": "a red circle", "width": 128}]
+    jobs = videos / "samples.jsonl"
+    jobs.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    caching.cache(replace(settings, images=True, samples=jobs))
+    clips = ClipCache(settings.output)
+    assert sorted(clips.groups) == [(16, 1, 8, 8), (16, 5, 8, 8)] and len(clips) == 3
+    first, second = samples_of(clips, 2)
+    still = next(clips[i] for i in range(3) if clips[i].latent.shape[1] == 1).latent[:, 0]
+    torch.testing.assert_close(first.clean[:, 0], still)
+    assert first.seed == 7 and {index: frame.multiplier for index, frame in first.schedule.keyframes.items()} == {
+        0: 0.2,
+        4: 0.5,
+    }
+    assert second.clean.shape == (16, 5, 8, 16) and second.schedule.is_ordinary
+
+
+def test_a_sample_that_is_none_is_named(settings, videos):
+    (videos / "samples.jsonl").write_text('{"prompt": "a", "keyframes": [{"image": "nowhere.png"}]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="samples.jsonl, line 1: .*nowhere.png is not there"):
+        caching.cache(replace(settings, samples=videos / "samples.jsonl"))

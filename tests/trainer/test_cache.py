@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from pusa_core.video_files import write_video
 from trainer import cache as caching
 from trainer.data import ClipCache, PackedText, read_metadata
 from trainer.settings import CacheSettings
 from trainer.sources import find_clips, mixed_rates
-from trainer.windows import bucket_sizes, nearest_size, read_windows
+from trainer.windows import bucket_sizes, nearest_size, read_source, read_windows
 
 TEXT = PackedText.pack(torch.ones(2, 4))
 
@@ -254,3 +255,16 @@ def test_a_video_that_breaks_off_leaves_none_of_its_windows(videos, tmp_path):
 def test_a_caption_that_is_too_long_is_named(videos, tmp_path):
     ran = run_cache(videos, tmp_path / "cache", text=PackedText(TEXT.used, 700))
     assert "one.mp4 has a caption of 700 tokens, over 512" in ran.failed[0]
+
+
+def test_still_images_are_clips_where_they_are_asked_for(tmp_path):
+    numbered(tmp_path / "a.mp4", 5).with_suffix(".txt").write_text("clip")
+    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "b.png")
+    assert [source.name for source in find_clips(tmp_path)] == ["a.mp4"]  # a.png beside a.mp4 may be a picture of it
+    (tmp_path / "b.txt").write_text("red")
+    video, still = find_clips(tmp_path, images=True)
+    settings = CacheSettings(tmp_path, tmp_path, "demo", tmp_path, length=5, images=True)
+    for source, frames in ((video, 5), (still, 1)):
+        [(window, pictures)] = read_source(source, settings, [(16, 16), (32, 16)])
+        assert window == 0 and pictures.shape == (frames, 16, 16 if source is video else 32, 3)
+    assert mixed_rates([video, still]) is None

@@ -11,7 +11,7 @@ import pytest
 
 from environment.comfyui import PACK
 from pusa_core.training import RULES
-from trainer.settings import CacheSettings, Settings
+from trainer.settings import CacheSettings, MemorySettings, Settings
 
 HOSTS_MODULES = {"comfy", "comfy_extras", "nodes", "folder_paths", "latent_preview"}
 
@@ -20,11 +20,11 @@ def run(*code):
     return subprocess.run([sys.executable, *code], cwd=PACK, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command, settings", [("cache", CacheSettings), ("train", Settings)])
+@pytest.mark.parametrize("command, settings", [("cache", CacheSettings), ("train", Settings), ("memory", MemorySettings)])
 def test_help_explains_every_option(command, settings):
     done = run("-m", "trainer", command, "--help")
     assert done.returncode == 0
-    flags = set(re.findall(r"--[a-z-]+", done.stdout))
+    flags = set(re.findall(r"--[a-z0-9-]+", done.stdout))
     assert {f"--{field.name.replace('_', '-')}" for field in fields(settings) if field.name != "clips"} <= flags
     explained = re.findall(r"^    (\w+): ", inspect.getdoc(settings).partition("Attributes:")[2], re.MULTILINE)
     assert {field.name for field in fields(settings)} <= set(explained)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import NEGATIVE, ClipCache, PackedText, read_metadata, read_text, save_clip
+from trainer.data import NEGATIVE, SAMPLES, ClipCache, PackedText, cached_paths, read_metadata, read_text, save_clip
+from trainer.held_out import held_out_videos
 from trainer.order import clip_index, sample_index
 
 TEXT = PackedText.pack(torch.ones(2, 4))
@@ -99,3 +100,39 @@ def test_shapes_are_mixed_over_the_steps():
     assert sorted(order) == [0] * 20 + [1] * 20
     assert 10 < sum(a != b for a, b in zip(order, order[1:])) < 39
     assert order != [clip_index(step, [[0] * 20, [1] * 20], 1, seed=1) for step in range(40)]
+
+
+# --- repeats and clips held out ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("a.mp4", "a.mp4.1", "a.mp4.2", "b.mp4", "more/c.mp4", "more/d.mp4"):
+        save_clip(tmp_path / f"{name}.safetensors", torch.zeros(16, 2, 4, 4), TEXT, {})
+    return tmp_path
+
+
+def test_clips_and_folders_come_more_often(folders):
+    clips = ClipCache(folders, repeats={"more": 3, "more/d.mp4": 2, "a.mp4": 2})
+    times = Counter(
+        clips.paths[index].relative_to(folders).as_posix() for [*group] in clips.groups.values() for index in group
+    )
+    assert times == {
+        "a.mp4.safetensors": 2, "a.mp4.1.safetensors": 2, "a.mp4.2.safetensors": 2, "b.mp4.safetensors": 1,
+        "more/c.mp4.safetensors": 3, "more/d.mp4.safetensors": 2,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match='"less" was given for clips that come more often, but .* has no clip or folder'):
+        ClipCache(folders, repeats={"less": 2})
+
+
+@pytest.mark.parametrize("share, videos", [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_a_share_of_the_videos_is_held_out_with_all_their_windows(folders, share, videos):
+    paths = cached_paths(folders)
+    held = held_out_videos(folders, paths, share)
+    names = {path.name.split(".mp4")[0] for path in held}
+    assert len(names) == videos and held == {path for path in paths if path.name.split(".mp4")[0] in names}
+
+
+def test_samples_are_no_clips(folders):
+    save_clip(folders / SAMPLES / "one.safetensors", torch.zeros(16, 2, 4, 4), TEXT, {})
+    assert len(cached_paths(folders)) == 6

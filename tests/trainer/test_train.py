@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from environment.comfyui import PACK
@@ -248,12 +249,16 @@ def command(*arguments, launcher=()):
 
 def options(settings, output, **more):
     values = {**settings.as_plain(), "output": output, **more}
-    flags = [(f"--{key.replace('_', '-')}", value) for key, value in values.items() if value is not None]
-    return [
-        part
-        for flag, value in flags
-        for part in ([flag if value else f"--no-{flag[2:]}"] if type(value) is bool else [flag, value])
-    ]
+    return [part for key, value in values.items() if value not in (None, [], {}) for part in flag(key, value)]
+
+
+def flag(key, value):
+    name = key.replace("_", "-")
+    if type(value) is bool:
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, dict):
+        return [f"--{name}", *(part for entry in value.items() for part in entry)]
+    return [f"--{name}", *value] if isinstance(value, list) else [f"--{name}", value]
 
 
 def free_port():
@@ -262,8 +267,12 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def test_two_processes_train_as_one_does(settings, tmp_path):
-    settings = replace(settings, steps=2, lr=1e-4, micro_batch=1)
+def test_two_processes_train_as_one_does(settings, cache, tmp_path):
+    """Also with clipped gradients, a schedule, an average and clips held out."""
+    settings = replace(
+        settings, steps=2, lr=1e-4, micro_batch=1, max_grad_norm=0.1, schedule="linear", ema=0.5, held_out_cache=cache,
+        held_out_samples=3,
+    )  # fmt: skip
     one = train(replace(settings, output=tmp_path / "one"))
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
     done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
@@ -271,6 +280,11 @@ def test_two_processes_train_as_one_does(settings, tmp_path):
     states = list(checkpoints(tmp_path / "two")[-1].glob("random_states_*.pkl"))
     assert len(states) == 2, "they did not train together"
     same_gradients(one.parent, tmp_path / "two")
+    two = tmp_path / "two" / one.name
+    same(one, two, rtol=0.02, atol=1e-5)
+    with safe_open(one, framework="pt") as a, safe_open(two, framework="pt") as b:
+        losses = [json.loads(file.metadata()["training_data"])["held_out_loss"] for file in (a, b)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_users_mistake_is_one_sentence(settings, tmp_path):
@@ -286,8 +300,6 @@ def test_image_to_video_models_are_refused(settings, tmp_path):
 
 
 def test_settings_are_kept_with_the_lora(settings):
-    from safetensors import safe_open
-
     path = train(settings)
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["training"])["rank"] == 4

@@ -1,0 +1,283 @@
+"""What training takes on a card, computed without one: the trainer's own lines run over tensors without storage.
+
+Weights, LoRA, gradients and the optimiser's states are counted by their tensors, the rest by the highest peak of a forward
+and a backward, or of a step of the optimiser. Attention counts as a fused kernel without workspace, the optimiser as on a
+card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pusa_core.frames import latent_length
+from pusa_core.hosts.diffusers import WanTransformer3DModel
+from pusa_core.hosts.diffusers.files import FP32_MODULES
+from pusa_core.training import draw_sigmas
+from pusa_core.wan import PREFIX, wan_config
+
+from .lora import train_lora
+from .optimiser import make_optimizer
+from .peak_memory import PeakMemory
+from .savings import frozen_layers, save_memory
+from .settings import MemorySettings, Settings
+from .train import PRECISION, batch_loss
+
+TEXT_LENGTH = 512
+CONFIGS: dict[str, dict[str, Any]] = {
+    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "5B": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+    "14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+}
+DEPTHS = 2, 3  # blocks that are counted; each further one takes as much again, but the first less
+
+
+GIB = 2**30
+RESERVE = 1.0  # GiB that the driver and fragments of memory take
+CARDS = 24, 48, 80  # GiB
+SAVINGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "`--offload-activations`": {"offload_activations": True},
+    "the same, `--optimizer adamw8bit`": {"offload_activations": True, "optimizer": "adamw8bit"},
+    "the same, `--fp8`": {"offload_activations": True, "optimizer": "adamw8bit", "fp8": True},
+    "the same, `--offload-weights`": {
+        "offload_activations": True, "optimizer": "adamw8bit", "fp8": True, "offload_weights": True,
+    },
+}  # fmt: skip
+COLUMNS = ("1.3B", 128), ("14B", 128), ("14B", 512)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on a card, and on the CPU.
+
+    Attributes:
+        weights: frozen ones, or all of a full fine-tune.
+        lora: trained beside frozen ones.
+        gradients, optimizer, average: of what is trained.
+        activations: the most that a forward and a backward take beside these.
+        step: the most that a step of the optimiser takes beside these.
+        host: on the CPU: offloaded weights and activations.
+        block: the weights of one block.
+    """
+
+    weights: float
+    lora: float
+    gradients: float
+    optimizer: float
+    average: float
+    activations: float
+    step: float
+    host: float
+    block: float
+
+    @property
+    def total(self) -> float:
+        """On a card."""
+        lasting = self.weights + self.lora + self.gradients + self.optimizer + self.average
+        return lasting + max(self.activations, self.step)
+
+    def with_blocks(self, deeper: Memory, more: float) -> Memory:
+        """With as much more as a deeper model takes, `more` times."""
+        return Memory(**{key: value + more * (vars(deeper)[key] - value) for key, value in vars(self).items()})
+
+    def divided(self, cards: int) -> Memory:
+        """A card's part where all that lasts is divided; the block that computes and the next are whole there."""
+        if cards == 1:
+            return self
+        lasting = {key: vars(self)[key] / cards for key in ("weights", "lora", "gradients", "optimizer", "average")}
+        return Memory(
+            **{**vars(self), **lasting, "activations": self.activations + 2 * self.block, "step": self.step / cards}
+        )
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """Diffusers' config of a size of Wan or of a checkpoint.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if model in CONFIGS:
+        return CONFIGS[model]
+    try:
+        with safe_open(model, framework="pt") as file:
+            shapes = {PREFIX.sub("", key): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return wan_config(shapes, file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{model} was given for a model, which is neither {', '.join(CONFIGS)} nor a safetensors file: give one of these."
+        ) from error
+
+
+def training_memory(settings: Settings, config: dict[str, Any], size: tuple[int, int, int], card: bool = True) -> Memory:
+    """What a training of a Wan takes.
+
+    Args:
+        config: Diffusers' of the model.
+        size: frames, height and width of the clips in pixels.
+        card: whether the optimiser computes as on a card, with all weights at once, or as on a CPU.
+    """
+    layers = config["num_layers"]
+    low, high = DEPTHS
+    shallow = _count(settings, {**config, "num_layers": min(low, layers)}, size, card)
+    if layers <= low:
+        return shallow
+    return shallow.with_blocks(_count(settings, {**config, "num_layers": high}, size, card), (layers - low) / (high - low))
+
+
+def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int], card: bool) -> Memory:
+    accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
+    _fill_caches(settings)
+    with _without_storage() as hosted, PeakMemory() as memory:
+        wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
+        trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
+        save_memory(wan, settings, accelerator.device)
+        optimizer = make_optimizer(trained, settings)
+        if card and "foreach" in optimizer.defaults:
+            optimizer.param_groups[0]["foreach"] = True
+        model = accelerator.prepare_model(wan, device_placement=False)
+        sample = empty_sample(config, size)
+
+        for weight in trained:
+            weight.grad = torch.zeros_like(weight)
+        before = memory.live
+        optimizer.step()
+        states, memory.peak = memory.live - before, memory.live
+        lasting = memory.live
+        batch_loss(model, [sample] * settings.micro_batch, settings, accelerator).backward()
+        activations, memory.peak = memory.peak - lasting, memory.live
+        optimizer.step()
+        own = 0 if settings.full else _bytes(trained)
+        block, swapped = _block_bytes(wan, settings.full), _bytes(_swapped(wan)) if settings.offload_weights else 0
+        return Memory(
+            weights=_bytes(wan.parameters()) - own - swapped + (block if swapped else 0),
+            lora=own,
+            gradients=_bytes(trained),
+            optimizer=states,
+            average=_bytes(trained) if settings.ema is not None else 0,
+            activations=activations,
+            step=memory.peak - lasting,
+            host=sum(hosted) + swapped,
+            block=block,
+        )
+
+
+def _fill_caches(settings: Settings) -> None:
+    """Has the sigma grid and torchao's maps made of real tensors, for they are kept."""
+    draw_sigmas(1, torch.Generator(), shift=settings.shift)
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.zeros_like(weight)
+    with patch.object(torch, "compile", _as_it_is):
+        make_optimizer([weight], settings).step()
+
+
+@contextmanager
+def _without_storage() -> Iterator[list[int]]:
+    """Within it tensors have no storage; the bytes that `save_on_cpu` takes on the CPU are listed."""
+    hosted: list[int] = []
+
+    def pack(tensor: Tensor) -> tuple[Any, ...]:
+        hosted.append(tensor.nbytes)
+        return tensor.shape, tensor.dtype
+
+    def saved(pin_memory: bool) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: torch.empty(packed[0], dtype=packed[1]))
+
+    def swap(old: Tensor, new: Tensor) -> None:  # what torch does with modules of such tensors, which refuse it
+        old.data = new.data
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(torch.autograd.graph, "save_on_cpu", saved))
+        stack.enter_context(patch.object(torch.utils, "swap_tensors", swap))
+        stack.enter_context(patch.object(torch, "compile", _as_it_is))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield hosted
+
+
+def _as_it_is(function: Callable, **options: Any) -> Callable:
+    """In place of `torch.compile`, which cannot compile for tensors without storage."""
+    return function
+
+
+def open_empty(config: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The model in the dtypes that `open_wan` opens it in."""
+    wan = WanTransformer3DModel(**config)
+    for name, weight in wan.named_parameters():
+        weight.data = weight.data.to(torch.float32 if FP32_MODULES.search(name) else dtype)
+    return wan
+
+
+def empty_sample(config: dict[str, Any], size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    length, height, width = size
+    channels = config.get("in_channels", 16)
+    scale = 16 if channels == 48 else 8  # pixels of a latent's side
+    clean = torch.zeros(channels, latent_length(length), height // scale, width // scale)
+    return clean, torch.zeros_like(clean), torch.zeros(clean.shape[1]), torch.zeros(TEXT_LENGTH, config.get("text_dim", 4096))
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _block_bytes(wan: Any, full: bool) -> int:
+    return _bytes(weight for weight in wan.blocks[0].parameters() if full or not weight.requires_grad)
+
+
+def _swapped(wan: Any) -> list[Tensor]:
+    return [weight for layer in frozen_layers(wan) for weight in layer.parameters()]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+
+def report_memory(settings: MemorySettings) -> str:
+    """`python -m trainer memory`: a line for each part, or the table.
+
+    Raises:
+        ValueError: no such model, or a length that the model cannot have.
+    """
+    size = settings.length, settings.height, settings.width
+    if settings.table:
+        return _table(settings, size)
+    memory = training_memory(settings.training(), model_config(settings.model), size).divided(settings.shards)
+    parts = {
+        "weights": memory.weights, "LoRA": memory.lora, "gradients": memory.gradients, "optimiser": memory.optimizer,
+        "average": memory.average, "activations": memory.activations, "a step of the optimiser": memory.step,
+    }  # fmt: skip
+    lines = [f"{name:24}{value / GIB:8.2f} GiB" for name, value in parts.items() if value]
+    lines += [f"{'at most at once':24}{memory.total / GIB:8.2f} GiB, {_card(memory)}"]
+    return "\n".join([*lines, f"{'on the CPU':24}{memory.host / GIB:8.2f} GiB"] if memory.host else lines)
+
+
+def _card(memory: Memory) -> str:
+    """The smallest card that this fits."""
+    card = next((card for card in CARDS if memory.total / GIB + RESERVE <= card), None)
+    return f"fits {card} GB" if card else "no single card"
+
+
+def _table(settings: MemorySettings, size: tuple[int, int, int]) -> str:
+    header = ["settings", *(f"{model}, rank {rank}" for model, rank in COLUMNS)]
+    lines = [header, ["---"] * len(header)]
+    for name, savings in SAVINGS.items():
+        counted = [_counted(settings, model, rank, savings, size) for model, rank in COLUMNS]
+        lines.append([name, *map(_cell, counted)])
+        if not savings:
+            lines.append(["8 cards, FSDP2", *(_cell(memory.divided(8)) for memory in counted)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _counted(settings: MemorySettings, model: str, rank: int, savings: dict[str, Any], size: tuple[int, int, int]) -> Memory:
+    return training_memory(replace(settings, rank=rank, **savings).training(), model_config(model), size)
+
+
+def _cell(memory: Memory) -> str:
+    return f"{memory.total / GIB:.1f} GiB, {_card(memory)}"
