@@ -9,14 +9,14 @@ from packaging.version import Version
 
 from ..demo_model import MODELS
 from ..pusa_core.messages import follow, say
-from . import demo, forcing, keyframes, language, loaders, long_video, loop, sampling, schedule, timeline
+from . import demo, evaluations, forcing, keyframes, language, loaders, long_video, loop, sampling, schedule, timeline
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        files = loaders, keyframes, schedule, timeline, sampling, long_video, loop, forcing, demo
+        files = loaders, keyframes, schedule, timeline, sampling, long_video, loop, forcing, evaluations, demo
         return [language.speaking(node) for file in files for node in file.NODES]
 
 
