@@ -85,6 +85,7 @@ class PusaCompareSamplers(io.ComfyNode):
                 io.Image.Output(display_name="picture", tooltip="All runs: darker is further from the fine run."),
                 io.String.Output(display_name="report", tooltip="All runs as a table, and the best in a sentence."),
                 io.Latent.Output(display_name="fine", tooltip="The fine run's video, to look at."),
+                io.Latent.Output(display_name="best", tooltip="The best run's video."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -102,11 +103,11 @@ class PusaCompareSamplers(io.ComfyNode):
         models = [m for m in (model, low_noise_model) if m is not None]
         progress = _Progress(cls)
         comparer = Comparer(models, (positive, negative), latent, settings, cfg, boundary, schedule, progress.evaluated)
-        progress.begin(comparer.trials.evaluations * noises, comparer.trials.fine.evaluations)
+        progress.begin(comparer.trials.evaluations * noises + at_most, comparer.trials.fine.evaluations)
         comparison = comparer.run([(seed + i) % 2**64 for i in range(noises)])
         best, picture = comparison.best(at_most), draw_comparison(comparison)
-        text = report(comparison, at_most)
-        outputs = best.sigmas, sampler_object(best.way.sampler), picture, text, comparer.fine
+        made = comparer.made(best, seed)
+        outputs = best.sigmas, sampler_object(best.way.sampler), picture, report(comparison, at_most), comparer.fine, made
         return io.NodeOutput(*outputs, ui=ui.PreviewImage(picture, cls=cls))
 
 

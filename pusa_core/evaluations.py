@@ -276,7 +276,7 @@ def compare(
     rows: dict[Any, list[list[Tensor]]] = {key: [] for key in (None, *runs)}
     for seed in seeds:
         fine = sample(trials.fine, seed)
-        for key, candidate in {None: trials.half, **runs}.items():
+        for key, candidate in [(None, trials.half), *runs.items()]:
             latents = sample(candidate, seed)
             rows[key].append([relative_errors(latents, fine, frames) for frames in kinds.values()])
     by_run = {key: dict(zip(kinds, map(_joined, zip(*found)))) for key, found in rows.items()}
@@ -295,7 +295,7 @@ def _joined(errors: Iterable[Tensor]) -> Tensor:
 def percent(errors: Tensor) -> str:
     """Relative errors of clips, (clips,), as one figure, with its interval where there are several."""
     values = 100 * errors
-    return f"{values.mean():.2g}" if len(values) == 1 else str(mean_interval(values))
+    return str(mean_interval(values)) if len(values) > 1 and values.max() >= 0.005 else f"{values.mean():.2g}"
 
 
 def table(comparison: Comparison, spoken: Callable[[str], str] = say) -> list[list[str]]:

@@ -20,6 +20,7 @@ WINDOW = (75, 105, 1505, 870)
 
 # Columns from left to right: their width. A timeline or the keyframe nodes lie under "loras" and "prompts".
 COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settings": 225, "sampling": 256, "output": 330}
+WITH_PICTURE = {"sampling": 330}
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
@@ -28,7 +29,7 @@ PLACES = {
     "given": "PusaTimeline LoadImage PusaKeyframe LoadVideo GetVideoComponents PusaVideoKeyframes PusaVideoStrength",
     "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
-    "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",
+    "sampling": "PusaKSampler PusaCompareSamplers CFGGuider SamplerCustomAdvanced",
     "output": "VAEDecode ImageFromBatch ImageScaleBy CreateVideo SaveVideo PusaLongVideo PusaLoop",
 }
 KINDS = [kind for kinds in PLACES.values() for kind in kinds.split()]
@@ -43,6 +44,7 @@ HEIGHTS = {
     "PusaDiffusionForcing": 700,
     "PusaLongVideo": 900,
     "PusaLoop": 900,
+    "PusaCompareSamplers": 760,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }
@@ -74,7 +76,9 @@ class _Sheet:
     def __init__(self, workflow: Workflow):
         self.boxes: dict[int, Box] = {}
         self.nodes = list(workflow.nodes)
-        self.columns = COLUMNS if self.of("PusaTimeline") else COLUMNS | WITHOUT_TIMELINE
+        self.columns = COLUMNS | ({} if self.of("PusaTimeline") else WITHOUT_TIMELINE)
+        if self.of("PusaCompareSamplers"):
+            self.columns |= WITH_PICTURE
         self.x = _lefts({place_of(node.kind) for node in self.nodes}, self.columns)
 
     def of(self, *kinds: str) -> list[Node]:
@@ -138,7 +142,7 @@ class _Sheet:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
         self.column(self.of("PusaApplySchedule"), "settings", LANE)
         self.column(self.of("RandomNoise", "KSamplerSelect", "PusaSigmas"), "settings", 2 * LANE + 470)
-        self.column(self.of("PusaKSampler"), "sampling", LANE)
+        self.column(self.of("PusaKSampler", "PusaCompareSamplers"), "sampling", LANE)
         self.column(self.of("CFGGuider"), "sampling", LANE + AISLE + GAP)
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
 

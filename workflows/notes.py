@@ -36,6 +36,8 @@ TIPS = {
     "long": "Size and **length** are the timeline's: as long as you like, the memory does not grow.",
     "native": "**steps** (20 to 50) and **cfg** 5. Size 1280 x 704 or 704 x 1280, 121 frames at 24 fps; less needs "
     "less memory.",
+    "compare": "**samplers**, **schedulers**, **shifts** and **evaluations**, with commas, are compared; more of them take "
+    "longer. **noises**: 2 or more give intervals.",
     "seed": "**seed** is fixed, so that you see what a setting does; set it to *randomize* for variety.",
 }
 T2V_ONLY = "Use text-to-video (T2V) models, not image-to-video ones."
@@ -65,6 +67,8 @@ def note(w: Workflow, about: str) -> str:
 
 
 def _tips(kinds: set[str], source: str) -> list[str]:
+    if "PusaCompareSamplers" in kinds:
+        return ["compare", "alpha", "seed"]
     if "PusaLongVideo" in kinds:
         return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", "alpha", "moving", "long", "seed"]
     if "PusaLoop" in kinds:

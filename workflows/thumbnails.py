@@ -45,6 +45,7 @@ GIVEN = {
     "repair": [(0, 5), (13, 4)],
     "restyle": [(0, 1), (16, 1)],
     "in_between": [(0, 1), (8, 1), (16, 1)],
+    "compare_samplers": [(0, 1), (16, 1)],
 }
 # Modes that start every frame from the clip: the noise of its latent frames.
 STRENGTHS = {"repair": [0.5, 0.5, 1, 1, 0.5], "restyle": [0, 0.9, 0.95, 0.9, 0]}
@@ -63,6 +64,7 @@ HEADINGS = {
     "repair": "Repair a clip",
     "restyle": "Restyle, ends stay",
     "in_between": "Frames in between",
+    "compare_samplers": "Compare samplers",
 }
 SCENES = {
     "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
@@ -96,6 +98,8 @@ SCENES = {
     "demo_in_between": "a yellow triangle moves left quickly on a gradient background",
     "wan21_repair": "a pink cross moves left quickly on a plain background",
     "wan21_restyle": "a red circle moves right slowly on a gradient background",
+    "demo_compare_samplers": "a blue bar moves up quickly on a gradient background",
+    "wan21_compare_samplers": "a pink cross moves down slowly on a plain background",
     "wan21_in_between": "a green circle moves down quickly on a gradient background",
 }
 PROMPTS = {"wan21_restyle": "a pink circle moves right slowly on a gradient background"}  # where it is not the scene's

@@ -194,11 +194,16 @@ def test_the_node(pack, wan, text, make_clip, monkeypatch):
         2,
         clip.plan,
     )
-    sigmas, sampler, picture, report, fine = output.args
+    sigmas, sampler, picture, report, fine, best = output.args
     assert sigmas[-1] == 0 and 2 <= len(sigmas) - 1 <= 3
     assert isinstance(sampler, comfy.samplers.Sampler)
     assert output.ui["shape"] == tuple(picture.shape)
     assert "[" in report, "two noises give intervals"
-    assert fine["samples"].shape == clip.latent["samples"].shape
-    assert shown[0] == "42 model evaluations, 8 of them for the fine run"  # 2 x (8 + 4, 2 + 3, 1 + 3)
-    assert shown[-1].startswith("41 of 42 model evaluations; about 0 s left")
+    assert fine["samples"].shape == best["samples"].shape == clip.latent["samples"].shape
+    again = pack.nodes.sampling.PusaKSampler.execute(
+        wan, text.positive, text.negative, clip.latent, 0, 1, 1.0, "euler", "pusa", 5.0, 1.0, clip.plan, sigmas=sigmas,
+        custom_sampler=sampler,
+    ).args[0]  # fmt: skip
+    assert torch.equal(again["samples"], best["samples"]) and not torch.equal(fine["samples"], best["samples"])
+    assert shown[0] == "45 model evaluations, 8 of them for the fine run"  # 2 x (8 + 4, 2 + 3, 1 + 3) + 3
+    assert shown[-1].startswith("44 of 45 model evaluations; about 0 s left")

@@ -139,16 +139,20 @@ class Comparer:
         parts = stages(self.models, sigmas, self.boundary)
         return sum(cost(way.sampler, tuple(part.tolist())) for _, part in parts)
 
-    def _sample(self, candidate: Candidate, seed: int) -> Tensor:
+    def made(self, candidate: Candidate, seed: int) -> dict[str, Any]:
+        """The LATENT of one run."""
         way, steps = candidate.way, len(candidate.sigmas) - 1
         sampling = Sampling(
             seed, steps, self.cfg, way.sampler, way.scheduler, way.shift, boundary=self.boundary, grid=candidate.sigmas
         )
         model, low = self.models[0], self.models[1] if len(self.models) > 1 else None
-        sampled = sample_clip(model, *self.prompts, self.latent, sampling, self.plan, low, lambda *_: None)
+        return sample_clip(model, *self.prompts, self.latent, sampling, self.plan, low, lambda *_: None)
+
+    def _sample(self, candidate: Candidate, seed: int) -> Tensor:
+        sampled = self.made(candidate, seed)
         if self.fine is None:
             self.fine = sampled
-        return model.model.process_latent_in(sampled["samples"].cpu().float())
+        return self.models[0].model.process_latent_in(sampled["samples"].cpu().float())
 
 
 def _counted(model: ModelPatcher, evaluated: Callable[[], None]) -> ModelPatcher:
