@@ -20,7 +20,7 @@ WINDOW = (75, 105, 1505, 870)
 
 # Columns from left to right: their width. A timeline or the keyframe nodes lie under "loras" and "prompts".
 COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settings": 225, "sampling": 256, "output": 330}
-WITH_PICTURE = {"sampling": 330}
+WITH_PICTURE = {"sampling": 290}
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
