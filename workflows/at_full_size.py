@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from litegraph import Node, Wire, Workflow
-from recipes import BOAT, DEMO_END, DEMO_START, FIRST, SCENE, at, demo_sampled, sampled, wan21
+from recipes import BOAT, DEMO_END, DEMO_START, FIRST, SCENE, at, demo_sampled, load_coders, sampled, wan21, wan22
+
+SECOND = "gpu:1"  # ComfyUI's name
 
 
 def demo_compare_samplers(w: Workflow) -> None:
@@ -20,6 +22,15 @@ def wan21_compare_samplers(w: Workflow) -> None:
     sampled(w, wan21(w), [*FIRST, at(-1, BOAT[2], 0.5)], SCENE, sampler=comparison)
 
 
+def wan22_two_gpus(w: Workflow) -> None:
+    """One image becomes the first frame of a video, with Wan2.2's two experts on two GPUs, so that neither makes room for the
+    other: the high-noise model and the VAE on the first, the low-noise model and the text encoder on the second. Needs a
+    ComfyUI with *Select Model Device* (0.33.0 has it). Where there is no second GPU, all run on the first."""
+    clip, vae = load_coders(w)
+    clip = w.add("SelectCLIPDevice", clip=clip, device=SECOND)["CLIP"]
+    sampled(w, wan22(w, devices={"low": SECOND}), FIRST, SCENE, coders=(clip, vae))
+
+
 def comparison(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, cfg: float) -> Wire:
     compared = w.add("PusaCompareSamplers", seed=42, cfg=cfg, at_most=steps, latent=plan["latent"], **models, **texts)
     w.form += [(plan, "length"), (compared, "seed")]
@@ -27,6 +38,7 @@ def comparison(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, c
 
 
 TITLES = {
+    wan22_two_gpus: "Image to video, two GPUs (Wan 2.2)",
     demo_compare_samplers: "(9) Compare samplers (no download)",
     wan21_compare_samplers: "Compare samplers (Wan 2.1)",
 }

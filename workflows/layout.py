@@ -24,7 +24,8 @@ WITH_PICTURE = {"sampling": 290}
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
-    "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow PusaForcingFrameRate CLIPLoader",
+    "loras": "SelectModelDevice SelectCLIPDevice LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow "
+    "PusaForcingFrameRate CLIPLoader",
     "prompts": "CLIPTextEncode PusaDemoPrompt PusaDemoScene",
     "given": "PusaTimeline LoadImage PusaKeyframe LoadVideo GetVideoComponents PusaVideoKeyframes PusaVideoStrength",
     "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
@@ -106,7 +107,10 @@ class _Sheet:
         ]
         vae = "schedule" if self.of("PusaSchedule") else "models"
         self.column(self.of("VAELoader"), vae, 0)
-        self.column(self.of("CLIPLoader"), "loras", max(ends))
+        self.column(self.of("CLIPLoader"), "models" if self.of("SelectCLIPDevice") else "loras", max(ends))
+        for kind, loader in (("SelectModelDevice", "UNETLoader"), ("SelectCLIPDevice", "CLIPLoader")):
+            for select in self.of(kind):
+                self.column([select], "loras", self.boxes[self.of(loader)[-1].id][1])
         beside = LANE + 2 * AISLE if self.of("CFGGuider") else LANE + AISLE
         prompts = self.of("CLIPTextEncode", "PusaDemoPrompt")
         self.column(prompts, "prompts", max(ends) if behind else beside)

@@ -21,6 +21,8 @@ TIPS = {
     "alpha": "**alpha** (Pusa LoRA Loader): too low loses coherence, too high is stiff.",
     "steps": "**steps** (10 is enough, 30 is the authors' setting) and **cfg**.",
     "lightning": "**strength_model** (Lightning LoRA): lower it a little when motion looks stiff. Keep 4 steps and cfg 1.",
+    "devices": "**device** (Select Model Device, Select CLIP Device): gpu:1 is the second card. *Select VAE Device* moves "
+    "the VAE. With one model and two cards, *MultiGPU CFG Split* behind the loader asks for both prompts at once.",
     "length": "**length**: 4n+1 frames, 81 is what the model knows best.",
     "demo": "**steps** and **cfg**, and the bars on the timeline (0 keeps a picture): it takes seconds, so try extremes.",
     "demo_long": "**length**, **moving_frames** (5 is smoother and costs more) and the frames at which prompts begin.",
@@ -79,6 +81,8 @@ def _tips(kinds: set[str], source: str) -> list[str]:
         return ["forcing", "asynchronous", "forcing_size", "seed"]
     if not any(kind.startswith("PusaLora") for kind in kinds):
         return ["native", "seed"]
+    if "SelectModelDevice" in kinds:
+        return ["devices", source, "alpha", "steps", "seed"]
     return [source, "alpha", "lightning" if "LoraLoaderModelOnly" in kinds else "steps", "length", "seed"]
 
 

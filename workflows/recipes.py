@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from litegraph import Download, Node, Wire, Workflow
@@ -212,11 +213,13 @@ def wan21(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
     return {"model": w.add("PusaLoraLoader", model=model, lora_name=PUSA, alpha=1.4)["model"]}
 
 
-def wan22(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
-    """Wan2.2's two models with their LoRAs, as inputs of a sampler."""
+def wan22(w: Workflow, lightning: bool = False, devices: Mapping[str, str] = MappingProxyType({})) -> dict[str, Wire]:
+    """Wan2.2's two models with their LoRAs, as inputs of a sampler, on devices by part, or on those of ComfyUI's choice."""
     inputs: dict[str, Any] = {}
     for part in MODELS:
         model = load_model(w, MODELS[part], LIGHTNINGS[part] if lightning else None, f" ({part} noise)")
+        if part in devices:
+            model = w.add("SelectModelDevice", model=model, device=devices[part])["MODEL"]
         inputs |= {f"{part}_noise_model": model, f"{part}_noise_lora": PUSAS[part]}
     pusa = w.add("PusaLoraLoaderHighLow", high_noise_alpha=1.5, low_noise_alpha=1.4, **inputs)
     return {"model": pusa["high_noise_model"], "low_noise_model": pusa["low_noise_model"]}
