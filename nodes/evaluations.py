@@ -106,8 +106,9 @@ class PusaCompareSamplers(io.ComfyNode):
         progress.begin(comparer.trials.evaluations * noises + at_most, comparer.trials.fine.evaluations)
         comparison = comparer.run([(seed + i) % 2**64 for i in range(noises)])
         best, picture = comparison.best(at_most), draw_comparison(comparison)
-        made = comparer.made(best, seed)
-        outputs = best.sigmas, sampler_object(best.way.sampler), picture, report(comparison, at_most), comparer.fine, made
+        made, text = comparer.made(best, seed), report(comparison, at_most)
+        progress.end(text.splitlines()[0])
+        outputs = best.sigmas, sampler_object(best.way.sampler), picture, text, comparer.fine, made
         return io.NodeOutput(*outputs, ui=ui.PreviewImage(picture, cls=cls))
 
 
@@ -133,6 +134,10 @@ class _Progress:
                        time=spoken_time(left))  # fmt: skip
             send_progress(self.node, text)
         self.done += 1
+
+    def end(self, text: str) -> None:
+        self.bar.update_absolute(self.total, self.total)
+        send_progress(self.node, text)
 
 
 NODES = [PusaCompareSamplers]

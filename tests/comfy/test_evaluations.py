@@ -206,4 +206,5 @@ def test_the_node(pack, wan, text, make_clip, monkeypatch):
     ).args[0]  # fmt: skip
     assert torch.equal(again["samples"], best["samples"]) and not torch.equal(fine["samples"], best["samples"])
     assert shown[0] == "45 model evaluations, 8 of them for the fine run"  # 2 x (8 + 4, 2 + 3, 1 + 3) + 3
-    assert shown[-1].startswith("44 of 45 model evaluations; about 0 s left")
+    assert shown[-2].startswith("44 of 45 model evaluations; about 0 s left")
+    assert shown[-1] == report.splitlines()[0]

@@ -100,7 +100,7 @@ def test_a_comparison_of_samplers_runs(server, name):
     prompt = small(name, **asked) if name.startswith("wan") else set_widgets(api_of(name), asked)
     run, node = server.run(prompt), id_of(prompt, "PusaCompareSamplers")
     counted = [(value, most) for owner, value, most in run.progress if owner == node]
-    assert counted[-1] == (19, 20)  # 6 + 3 of the fine run, 1 + 3 + 1 + 3 of the others, 3 of the best
+    assert counted[-1] == (20, 20)  # 6 + 3 of the fine run, 1 + 3 + 1 + 3 of the others, 3 of the best
     assert run.outputs[node]["images"][0]["filename"].endswith(".png")
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved)[2] == (LENGTH if name.startswith("wan") else 17)
