@@ -71,7 +71,7 @@ def on_demo_model(options: argparse.Namespace) -> None:
     about = (
         f"Percent of the latents of a fine run ({fine.way}, {fine.evaluations} evaluations); {options.clips} clips, noise "
         f"{M[0]:g} and {M[1]:g} at the ends, cfg {CFG:g}. The same with {half.evaluations} evaluations is "
-        f"{percent(found.doubt[PAINTED])} away from it."
+        f"{percent(found.doubt[PAINTED])} % away from it."
     )
     bench.publish("evaluations", f"{about}\n\n{bench.table(header, rows)}", options.write)
 

@@ -323,7 +323,7 @@ def report(comparison: Comparison, at_most: int) -> str:
             way=trials.fine.way, evaluations=trials.fine.evaluations,
         ),
         say(
-            "The same with {evaluations} evaluations is {distance} away from it: smaller differences mean nothing.",
+            "The same with {evaluations} evaluations is {distance} % away from it: smaller differences mean nothing.",
             evaluations=trials.half.evaluations, distance=percent(comparison.doubt[PAINTED]),
         ),
     ]  # fmt: skip

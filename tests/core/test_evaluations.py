@@ -137,7 +137,7 @@ def test_the_report_says_what_was_measured_and_how_far_it_can_be_trusted():
     assert "within 8 evaluations: one, pusa, 3, 8 steps, 8 evaluations" in text
     assert "fine run (two, pusa, 5, 39 evaluations)" in text and "not how good they look" in text
     fine, half = 1 + 10 / 39, 1 + 10 / 19
-    assert f"The same with 19 evaluations is {100 * (half - fine) / fine:.2g} away" in text
+    assert f"The same with 19 evaluations is {100 * (half - fine) / fine:.2g} % away" in text
     header, first, *rest = table(found)
     assert header == ["evaluations", "sampler, scheduler, shift", "steps", "all that change"]
     assert first[:3] == ["4", "one, pusa, 3", "4"] and len(rest) == 15
