@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def processor() -> str:
 
 def publish(name: str, text: str, write: bool, place: str | None = None) -> None:
     """Prints a benchmark's Markdown and, if asked to, puts it between its markers in results.md."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     text = f"{place or where()}; `{command}`\n\n{text}"
     print(text)
     if not write:

@@ -19,7 +19,6 @@ from typing import Any
 
 import bench
 import torch
-from intervals import mean_interval
 from torch import Tensor
 
 from demo_model import LORA
@@ -28,6 +27,7 @@ from demo_model.studio import Studio as Demo
 from demo_model.text import encode
 from demo_model.world import TEST_SEEDS, Scene, draw, scene
 from pusa_core.frames import pixel_length
+from pusa_core.intervals import mean_interval
 from pusa_core.keyframes import video_keyframes
 from pusa_core.plan import plan_clip
 from pusa_core.rolling import Roll

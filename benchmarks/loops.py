@@ -22,7 +22,6 @@ from typing import Any
 
 import bench
 import torch
-from intervals import mean_interval
 from torch import Tensor
 
 from demo_model import LORA
@@ -33,6 +32,7 @@ from demo_model.studio import Studio as Demo
 from demo_model.text import encode
 from demo_model.world import BOUNCE_SPEED, DIRECTIONS, SIZE, TEST_SEEDS, Scene, draw, scene
 from pusa_core.frames import TEMPORAL_STRIDE
+from pusa_core.intervals import mean_interval
 from pusa_core.loop import Loop, turn
 from pusa_core.rolling import Roll, Studio
 from pusa_core.staircase import Staircase, Window

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import bench
 import torch
-from intervals import mean_interval
 from long_video import GIVEN, SCENES, Maker
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from demo_model.measure_long import speed_errors
 from demo_model.studio import Studio as Demo
 from demo_model.world import Scene, draw, scene
 from pusa_core.frames import pixel_frames, pixel_length
+from pusa_core.intervals import mean_interval
 
 KEYS, LATENTS, MOVING = (8, 16), 17, 4
 LEAD_IN = 4  # latent frames encoded before a clip's

@@ -20,7 +20,6 @@ from typing import Any
 
 import bench
 import torch
-from intervals import mean_interval, paired_difference
 from torch import Tensor
 
 from demo_model import FIRST_FRAME_LORA, LORA
@@ -28,6 +27,7 @@ from demo_model.measure import caption_share, colour_drifts, decibels, motion_er
 from demo_model.studio import TASKS, SampleSettings, Studio
 from demo_model.world import TEST_SEEDS, Scene, draw, scene, scene_of
 from pusa_core.figures import contact_sheet, save_image
+from pusa_core.intervals import mean_interval, paired_difference
 
 CLIPS = 64
 SCENES, TEXTS = TEST_SEEDS + 3000, TEST_SEEDS + 4000  # seeds that training never looked at

@@ -38,24 +38,27 @@ def main() -> None:
     import comfy.samplers
     import torch
 
+    from pusa_core.evaluations import relative_errors
     from tests import tiny
 
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         model = tiny.load_wan(tiny.write_wan(Path(folder) / "wan.safetensors", seed=1))
         text = tiny.conditioning(seed=1), tiny.conditioning(seed=2)
         fine = m_clip(model, text, "heun", options.fine)
-        coarse = m_clip(model, text, "heun", options.fine // 2)
+        away = relative_errors(m_clip(model, text, "heun", options.fine // 2), fine).item()
         names = options.samplers or comfy.samplers.SAMPLER_NAMES
         rows = [measure(model, text, name, fine) for name in names]
-    note = f"Fine solution: heun, {options.fine} steps; heun with half as many is {relative(coarse, fine):.1e} away from it."
+    note = f"Fine solution: heun, {options.fine} steps; heun with half as many is {away:.1e} away from it."
     bench.publish("samplers", f"{bench.table(HEADER, grouped(rows))}\n\n{note}", options.write)
 
 
 def measure(model, text, name: str, fine) -> list[str]:
+    from pusa_core.hosts.comfyui.evaluations import adds_noise
+
     drift = [f"{d:.0e}" if d else "0" for d in drifts(model, text, name)]
     if "cfg_pp" in name:
         text = text[0], text[0]
-    if injects_noise(model, text, name):
+    if adds_noise(model, name):
         return [name, "injects noise", *drift, *[f"{share:.2f}" for share in noise_shares(model, text, name)]]
     kind = "ODE, stops one sigma early" if name in STOPS_EARLY else "ODE"
     clips = [m_clip(model, text, name, steps) for steps in STEPS]
@@ -63,7 +66,9 @@ def measure(model, text, name: str, fine) -> list[str]:
 
 
 def errors(clips: list, fine, part: slice) -> str:
-    return " / ".join(f"{100 * relative(clip[:, :, part], fine[:, :, part]):.2g}" for clip in clips) + " %"
+    from pusa_core.evaluations import relative_errors
+
+    return " / ".join(f"{100 * relative_errors(clip[:, :, part], fine[:, :, part]).item():.2g}" for clip in clips) + " %"
 
 
 def patched(model, keyframes: dict, side: int = SIDE):
@@ -91,12 +96,6 @@ def drifts(model, text, sampler: str) -> tuple[float, float]:
     return change[:, :, 0].max().item(), change[:, :, 3].max().item()
 
 
-def injects_noise(model, text, sampler: str) -> bool:
-    """Whether another seed makes another clip out of the same start noise."""
-    one, other = (m_clip(model, text, sampler, 5, seed) for seed in (1, 2))
-    return not one.equal(other)
-
-
 def noise_shares(model, text, sampler: str) -> tuple[float, float]:
     """Noise over sigma, as the network sees it, on average over a run: of the keyframe, and of ordinary frames."""
     import torch
@@ -117,10 +116,6 @@ def noise_shares(model, text, sampler: str) -> tuple[float, float]:
     bench.sample(model, plan, text, sampler, grid(20))
     shares = torch.stack(seen[1:]).mean(0)  # without the start noise, which is right for every sampler
     return shares[KEYFRAMES].mean().item(), shares[ORDINARY].mean().item()
-
-
-def relative(clip, fine) -> float:
-    return ((clip - fine).norm() / fine.norm()).item()
 
 
 def grouped(rows: list[list[str]]) -> list[list[str]]:

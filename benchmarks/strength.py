@@ -18,13 +18,13 @@ from functools import partial
 
 import bench
 import torch
-from intervals import mean_interval, paired_difference
 from torch import Tensor
 
 from demo_model.measure import decibels, look_for
 from demo_model.spoil import STUCK, stutter, thin
 from demo_model.studio import SampleSettings, Studio
 from demo_model.world import LENGTH, SIZE, TEST_SEEDS, Scene, draw, scene
+from pusa_core.intervals import mean_interval, paired_difference
 from pusa_core.strength import Strength
 
 SCENES = TEST_SEEDS + 9000

@@ -9,14 +9,27 @@ from packaging.version import Version
 
 from ..demo_model import MODELS
 from ..pusa_core.messages import follow, say
-from . import demo, files, forcing, keyframes, language, loaders, long_video, loop, sampling, schedule, timeline
+from . import (
+    demo,
+    evaluations,
+    files,
+    forcing,
+    keyframes,
+    language,
+    loaders,
+    long_video,
+    loop,
+    sampling,
+    schedule,
+    timeline,
+)
 
 OLDEST_COMFYUI = Version("0.8.0")  # older ones do not slice a schedule with their context windows
 
 
 class PusaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        modules = loaders, keyframes, schedule, timeline, sampling, long_video, loop, forcing, files, demo
+        modules = loaders, keyframes, schedule, timeline, sampling, long_video, loop, forcing, evaluations, files, demo
         return [language.speaking(node) for module in modules for node in module.NODES]
 
 

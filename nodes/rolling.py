@@ -134,12 +134,18 @@ class RollProgress:
         if new < 1:
             return
         left = (time.monotonic() - self.start) / new * (self.left - new)
-        text = say("{frames} frames; about {time} left", frames=pixel_length(frames), time=_spoken_time(left))
-        server = running_server()
-        if server is not None and self.node.hidden is not None:
-            server.send_progress_text(text, self.node.hidden.unique_id)
+        send_progress(
+            self.node, say("{frames} frames; about {time} left", frames=pixel_length(frames), time=spoken_time(left))
+        )
 
 
-def _spoken_time(seconds: float) -> str:
+def send_progress(node: type[io.ComfyNode], text: str) -> None:
+    """Shows a line on the node that runs, where there is a page."""
+    server = running_server()
+    if server is not None and node.hidden is not None:
+        server.send_progress_text(text, node.hidden.unique_id)
+
+
+def spoken_time(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

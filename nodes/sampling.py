@@ -40,7 +40,7 @@ def _denoise_input() -> io.Float.Input:
     )
 
 
-def _model_inputs() -> list[io.Input]:
+def model_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="Wan text-to-video with a Pusa LoRA; for Wan2.2 A14B the high-noise model."),
         io.Conditioning.Input("positive", tooltip="What the video shows."),
@@ -71,7 +71,7 @@ def _sampler_inputs() -> list[io.Input]:
     ]
 
 
-def _optional_inputs() -> list[io.Input]:
+def optional_inputs() -> list[io.Input]:
     return [
         Plan.Input(
             "schedule",
@@ -91,6 +91,21 @@ def boundary_input(tooltip: str) -> io.Float.Input:
     return io.Float.Input("boundary", default=EXPERT_BOUNDARY, min=0.0, max=1.0, step=0.005, optional=True, tooltip=tooltip)
 
 
+def _own_inputs() -> list[io.Input]:
+    return [
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Instead of steps, scheduler and denoise: from Pusa Compare Samplers, or any node that makes sigmas.",
+        ),
+        io.Sampler.Input(
+            "custom_sampler",
+            optional=True,
+            tooltip="Instead of sampler: from Pusa Compare Samplers, or any node that makes a sampler.",
+        ),
+    ]
+
+
 def _sample(model, positive, negative, latent, sampling, schedule, low_noise_model) -> io.NodeOutput:
     model = with_preview_colours(model, preview_colours(model.model.diffusion_model))
     return io.NodeOutput(sample_clip(model, positive, negative, latent, sampling, schedule, low_noise_model))
@@ -107,13 +122,14 @@ class PusaKSampler(io.ComfyNode):
             "the switch between Wan2.2's two experts.",
             **search_aliases("video sampler", "wan sampler", "sample video"),
             inputs=[
-                *_model_inputs(),
+                *model_inputs(),
                 io.Int.Input(
                     "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Seed of the noise."
                 ),
                 *_sampler_inputs(),
                 _denoise_input(),
-                *_optional_inputs(),
+                *optional_inputs(),
+                *_own_inputs(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )
@@ -121,10 +137,13 @@ class PusaKSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, shift, denoise, schedule=None,
-        low_noise_model=None, boundary=EXPERT_BOUNDARY,
+        low_noise_model=None, boundary=EXPERT_BOUNDARY, sigmas=None, custom_sampler=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_wires(model=model, latent=latent, schedule=schedule, low_noise_model=low_noise_model)
-        sampling = Sampling(seed, steps, cfg, sampler, scheduler, shift, denoise, boundary)
+        check_wires(model=model, latent=latent, schedule=schedule, low_noise_model=low_noise_model, sigmas=sigmas,
+                    custom_sampler=custom_sampler)  # fmt: skip
+        sampling = Sampling(
+            seed, steps, cfg, sampler, scheduler, shift, denoise, boundary, grid=sigmas, solver=custom_sampler
+        )
         return _sample(model, positive, negative, latent, sampling, schedule, low_noise_model)
 
 
@@ -138,7 +157,7 @@ class PusaKSamplerAdvanced(io.ComfyNode):
             description="The Pusa KSampler for a part of the steps, so that several can follow each other.",
             **search_aliases("video sampler", "wan sampler", "sampler part of the steps"),
             inputs=[
-                *_model_inputs(),
+                *model_inputs(),
                 io.Combo.Input(
                     "add_noise",
                     options=["enable", "disable"],
@@ -168,7 +187,7 @@ class PusaKSamplerAdvanced(io.ComfyNode):
                     default="disable",
                     tooltip="enable when another stage goes on from here.",
                 ),
-                *_optional_inputs(),
+                *optional_inputs(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.samplers import Sampler
 from comfy_api.latest import io
 
 from ..pusa_core.messages import fault, mark, say
@@ -91,6 +92,7 @@ WIRES = {
     mark("a VAE"): (("vae",), lambda v: hasattr(v, "first_stage_model")),
     mark("images"): (("image", "images", "video"), lambda v: isinstance(v, torch.Tensor)),
     mark("sigmas"): (("sigmas",), lambda v: isinstance(v, torch.Tensor) and v.ndim == 1),
+    mark("a sampler"): (("custom_sampler",), lambda v: isinstance(v, Sampler)),
     mark("what the Pusa Schedule node gives"): (("schedule",), lambda v: isinstance(v, ClipPlan)),
 }
 

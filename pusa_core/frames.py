@@ -132,7 +132,8 @@ def resolve_index(index: int, unit: FrameUnit, latents: int) -> int:
     return latent_frame(position) if unit == "pixel" else position
 
 
-def _fields(text: str, what: str, example: str) -> list[str]:
+def comma_fields(text: str, what: str, example: str) -> list[str]:
+    """The entries of a list with commas; `what` they are, and an `example`, for the message of the ValueError."""
     fields = [field.strip() for field in text.split(",")]
     if not any(fields):
         raise fault(
@@ -149,7 +150,7 @@ def parse_positions(text: str, what: str = mark("positions")) -> list[int]:
     Raises:
         ValueError: an entry is not a whole number in ASCII digits; `what` is what the message calls them.
     """
-    fields = _fields(text, what, "0, 20")
+    fields = comma_fields(text, what, "0, 20")
     for field in fields:
         if not _INTEGER.match(field):
             raise fault('"{field}" is not a frame position; write whole numbers, for example "0, 20".', field=shorten(field))
@@ -193,7 +194,7 @@ def parse_multipliers(text: str, count: int) -> list[float]:
     start, is_ramp, end = " ".join(text.split()).partition(" to ")
     if is_ramp:
         return linear_ramp(_multiplier(start), _multiplier(end), count)
-    values = [_multiplier(field) for field in _fields(text, mark("noise multipliers"), "0.2, 0.5")]
+    values = [_multiplier(field) for field in comma_fields(text, mark("noise multipliers"), "0.2, 0.5")]
     if len(values) == 1:
         return values * count
     if len(values) != count:
@@ -256,7 +257,7 @@ def parse_points(text: str) -> list[tuple[int, float]]:
     Raises:
         ValueError: one cannot be read, or there are more than `MOST_POINTS`.
     """
-    fields = _fields(text, mark("points of the noise curve"), CURVE)
+    fields = comma_fields(text, mark("points of the noise curve"), CURVE)
     if len(fields) > MOST_POINTS:
         raise fault("The noise curve has {count} points; at most {most} are read.", count=len(fields), most=MOST_POINTS)
     return [_point(field) for field in fields]

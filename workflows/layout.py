@@ -20,15 +20,17 @@ WINDOW = (75, 105, 1505, 870)
 
 # Columns from left to right: their width. A timeline or the keyframe nodes lie under "loras" and "prompts".
 COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settings": 225, "sampling": 256, "output": 330}
+WITH_PICTURE = {"sampling": 290}
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
-    "loras": "LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow PusaForcingFrameRate CLIPLoader",
+    "loras": "SelectModelDevice SelectCLIPDevice LoraLoaderModelOnly PusaLoraLoader PusaLoraLoaderHighLow "
+    "PusaForcingFrameRate CLIPLoader",
     "prompts": "CLIPTextEncode PusaDemoPrompt PusaDemoScene",
     "given": "PusaTimeline LoadImage PusaKeyframe LoadVideo GetVideoComponents PusaVideoKeyframes PusaVideoStrength",
     "schedule": "PusaSchedule PusaDiffusionForcing PusaPromptFromFrame",
     "settings": "PusaApplySchedule RandomNoise KSamplerSelect PusaSigmas",
-    "sampling": "PusaKSampler CFGGuider SamplerCustomAdvanced",
+    "sampling": "PusaKSampler PusaCompareSamplers CFGGuider SamplerCustomAdvanced",
     "output": "VAEDecode ImageFromBatch ImageScaleBy CreateVideo SaveVideo PusaLongVideo PusaLoop",
 }
 KINDS = [kind for kinds in PLACES.values() for kind in kinds.split()]
@@ -43,6 +45,7 @@ HEIGHTS = {
     "PusaDiffusionForcing": 700,
     "PusaLongVideo": 900,
     "PusaLoop": 900,
+    "PusaCompareSamplers": 760,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }
@@ -74,7 +77,9 @@ class _Sheet:
     def __init__(self, workflow: Workflow):
         self.boxes: dict[int, Box] = {}
         self.nodes = list(workflow.nodes)
-        self.columns = COLUMNS if self.of("PusaTimeline") else COLUMNS | WITHOUT_TIMELINE
+        self.columns = COLUMNS | ({} if self.of("PusaTimeline") else WITHOUT_TIMELINE)
+        if self.of("PusaCompareSamplers"):
+            self.columns |= WITH_PICTURE
         self.x = _lefts({place_of(node.kind) for node in self.nodes}, self.columns)
 
     def of(self, *kinds: str) -> list[Node]:
@@ -102,7 +107,10 @@ class _Sheet:
         ]
         vae = "schedule" if self.of("PusaSchedule") else "models"
         self.column(self.of("VAELoader"), vae, 0)
-        self.column(self.of("CLIPLoader"), "loras", max(ends))
+        self.column(self.of("CLIPLoader"), "models" if self.of("SelectCLIPDevice") else "loras", max(ends))
+        for kind, loader in (("SelectModelDevice", "UNETLoader"), ("SelectCLIPDevice", "CLIPLoader")):
+            for select in self.of(kind):
+                self.column([select], "loras", self.boxes[self.of(loader)[-1].id][1])
         beside = LANE + 2 * AISLE if self.of("CFGGuider") else LANE + AISLE
         prompts = self.of("CLIPTextEncode", "PusaDemoPrompt")
         self.column(prompts, "prompts", max(ends) if behind else beside)
@@ -138,7 +146,7 @@ class _Sheet:
         """With ComfyUI's own sampler nodes, links to guider and sampler pass between those of a column."""
         self.column(self.of("PusaApplySchedule"), "settings", LANE)
         self.column(self.of("RandomNoise", "KSamplerSelect", "PusaSigmas"), "settings", 2 * LANE + 470)
-        self.column(self.of("PusaKSampler"), "sampling", LANE)
+        self.column(self.of("PusaKSampler", "PusaCompareSamplers"), "sampling", LANE)
         self.column(self.of("CFGGuider"), "sampling", LANE + AISLE + GAP)
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
 

@@ -177,10 +177,11 @@ def _trimmed_growth(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_definitions(address: str) -> None:
-    """Rewrites definitions/nodes.json from a running ComfyUI that has this pack."""
+    """Rewrites definitions/nodes.json from a running ComfyUI that has this pack; what it lacks stays as it was."""
     with urllib.request.urlopen(f"{address.rstrip('/')}/object_info") as answer:
         found = json.load(answer)
-    lines = ",\n".join(f"{json.dumps(kind)}: {json.dumps(trimmed(found[kind]))}" for kind in KINDS)
+    known = {kind: trimmed(found[kind]) if kind in found else definitions()[kind] for kind in KINDS}
+    lines = ",\n".join(f"{json.dumps(kind)}: {json.dumps(about)}" for kind, about in known.items())
     DEFINITIONS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
     definitions.cache_clear()
 

@@ -21,6 +21,8 @@ TIPS = {
     "alpha": "**alpha** (Pusa LoRA Loader): too low loses coherence, too high is stiff.",
     "steps": "**steps** (10 is enough, 30 is the authors' setting) and **cfg**.",
     "lightning": "**strength_model** (Lightning LoRA): lower it a little when motion looks stiff. Keep 4 steps and cfg 1.",
+    "devices": "**device** (Select Model Device, Select CLIP Device): gpu:1 is the second card. *Select VAE Device* moves "
+    "the VAE. With one model and two cards, *MultiGPU CFG Split* behind the loader asks for both prompts at once.",
     "length": "**length**: 4n+1 frames, 81 is what the model knows best.",
     "demo": "**steps** and **cfg**, and the bars on the timeline (0 keeps a picture): it takes seconds, so try extremes.",
     "demo_long": "**length**, **moving_frames** (5 is smoother and costs more) and the frames at which prompts begin.",
@@ -36,6 +38,8 @@ TIPS = {
     "long": "Size and **length** are the timeline's: as long as you like, the memory does not grow.",
     "native": "**steps** (20 to 50) and **cfg** 5. Size 1280 x 704 or 704 x 1280, 121 frames at 24 fps; less needs "
     "less memory.",
+    "compare": "**samplers**, **schedulers**, **shifts** and **evaluations**, with commas, are compared; more of them take "
+    "longer. **noises**: 2 or more give intervals.",
     "seed": "**seed** is fixed, so that you see what a setting does; set it to *randomize* for variety.",
 }
 T2V_ONLY = "Use text-to-video (T2V) models, not image-to-video ones."
@@ -65,6 +69,8 @@ def note(w: Workflow, about: str) -> str:
 
 
 def _tips(kinds: set[str], source: str) -> list[str]:
+    if "PusaCompareSamplers" in kinds:
+        return ["compare", "alpha", "seed"]
     if "PusaLongVideo" in kinds:
         return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", "alpha", "moving", "long", "seed"]
     if "PusaLoop" in kinds:
@@ -75,6 +81,8 @@ def _tips(kinds: set[str], source: str) -> list[str]:
         return ["forcing", "asynchronous", "forcing_size", "seed"]
     if not any(kind.startswith("PusaLora") for kind in kinds):
         return ["native", "seed"]
+    if "SelectModelDevice" in kinds:
+        return ["devices", source, "alpha", "steps", "seed"]
     return [source, "alpha", "lightning" if "LoraLoaderModelOnly" in kinds else "steps", "length", "seed"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from litegraph import Download, Node, Wire, Workflow
@@ -106,7 +108,7 @@ def wan21_start_end(w: Workflow) -> None:
 def wan21_three_keyframes(w: Workflow) -> None:
     """Three images at the start, in the middle and at the end, sampled with ComfyUI's own sampler nodes: *Pusa Apply
     Schedule* puts the schedule on the model, *Pusa Sigmas* gives the exact sigma grid."""
-    sampled(w, wan21(w), [*FIRST, at(40, BOAT[1], 0.5), at(-1, BOAT[2], 0.5)], SCENE, stock=True)
+    sampled(w, wan21(w), [*FIRST, at(40, BOAT[1], 0.5), at(-1, BOAT[2], 0.5)], SCENE, sampler=stock_sampler)
 
 
 def wan21_completion(w: Workflow) -> None:
@@ -201,17 +203,23 @@ TITLES = {
 # --- their parts -----------------------------------------------------------------------------------------------------
 
 
+# (workflow, models, texts, plan, steps, cfg) -> latent
+Sampler = Callable[[Workflow, dict, dict, Node, int, float], Wire]
+
+
 def wan21(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
     """Wan2.1's model with its LoRAs, as inputs of a sampler."""
     model = load_model(w, MODEL, LIGHTNING if lightning else None)
     return {"model": w.add("PusaLoraLoader", model=model, lora_name=PUSA, alpha=1.4)["model"]}
 
 
-def wan22(w: Workflow, lightning: bool = False) -> dict[str, Wire]:
-    """Wan2.2's two models with their LoRAs, as inputs of a sampler."""
+def wan22(w: Workflow, lightning: bool = False, devices: Mapping[str, str] = MappingProxyType({})) -> dict[str, Wire]:
+    """Wan2.2's two models with their LoRAs, as inputs of a sampler, on devices by part, or on those of ComfyUI's choice."""
     inputs: dict[str, Any] = {}
     for part in MODELS:
         model = load_model(w, MODELS[part], LIGHTNINGS[part] if lightning else None, f" ({part} noise)")
+        if part in devices:
+            model = w.add("SelectModelDevice", model=model, device=devices[part])["MODEL"]
         inputs |= {f"{part}_noise_model": model, f"{part}_noise_lora": PUSAS[part]}
     pusa = w.add("PusaLoraLoaderHighLow", high_noise_alpha=1.5, low_noise_alpha=1.4, **inputs)
     return {"model": pusa["high_noise_model"], "low_noise_model": pusa["low_noise_model"]}
@@ -244,24 +252,39 @@ def image_keyframe(w: Workflow, title: str, **inputs) -> Wire:
 
 
 def sampled(
-    w: Workflow, models: dict, given: list | Wire | Node, text: str, lightning: bool = False, stock: bool = False
+    w: Workflow,
+    models: dict,
+    given: list | Wire | Node,
+    text: str,
+    lightning: bool = False,
+    sampler: Sampler | None = None,
+    coders: tuple[Wire, Wire] | None = None,
 ) -> None:
-    """The rest of every workflow with a real Wan: text, timeline, sampler, video."""
-    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
-    vae = w.add("VAELoader", vae_name=VAE)["VAE"]
+    """The rest of every workflow with a real Wan: text, timeline, sampler, video.
+
+    Args:
+        sampler: the nodes that sample, pusa_sampler where none is named.
+        coders: text encoder and VAE; by default from their loaders.
+    """
+    clip, vae = coders or load_coders(w)
     positive = w.add("CLIPTextEncode", "Prompt", clip=clip, text=text)
     negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)
     texts = {"positive": positive["CONDITIONING"], "negative": negative["CONDITIONING"]}
     w.form.append((positive, "text"))
     plan = planned(w, given, {"vae": vae, **SIZE})
     steps, cfg = (4, 1.0) if lightning else (10, 3.0)
-    sampler = stock_sampler if stock else pusa_sampler
-    latent = sampler(w, models, texts, plan, steps, cfg)
+    latent = (sampler or pusa_sampler)(w, models, texts, plan, steps, cfg)
     of_clip = isinstance(given, list) and any("take" in item for item in given)
     save_video(w, latent, vae, CLIP_FPS if of_clip or "low_noise_model" in models else 25.0)
 
 
-def demo_sampled(w: Workflow, *given: dict[str, Any], strength: Node | None = None) -> None:
+def load_coders(w: Workflow) -> tuple[Wire, Wire]:
+    """Text encoder and VAE of Wan."""
+    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
+    return clip, w.add("VAELoader", vae_name=VAE)["VAE"]
+
+
+def demo_sampled(w: Workflow, *given: dict[str, Any], strength: Node | None = None, sampler: Sampler | None = None) -> None:
     """The rest of every workflow with the demo model, which the loaders find in the pack."""
     model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
     pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)
@@ -271,7 +294,7 @@ def demo_sampled(w: Workflow, *given: dict[str, Any], strength: Node | None = No
     texts = {"positive": positive["conditioning"], "negative": negative["conditioning"]}
     w.form.append((positive, "text"))
     plan = planned(w, strength or list(given), {"vae": vae, **DEMO_SIZE})
-    latent = pusa_sampler(w, {"model": pusa["model"]}, texts, plan, steps=10, cfg=3.0)
+    latent = (sampler or pusa_sampler)(w, {"model": pusa["model"]}, texts, plan, 10, 3.0)
     save_video(w, latent, vae, DEMO_FPS, DEMO_ZOOM)
 
 

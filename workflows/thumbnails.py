@@ -45,6 +45,8 @@ GIVEN = {
     "repair": [(0, 5), (13, 4)],
     "restyle": [(0, 1), (16, 1)],
     "in_between": [(0, 1), (8, 1), (16, 1)],
+    "compare_samplers": [(0, 1), (16, 1)],
+    "two_gpus": [(0, 1)],
 }
 # Modes that start every frame from the clip: the noise of its latent frames.
 STRENGTHS = {"repair": [0.5, 0.5, 1, 1, 0.5], "restyle": [0, 0.9, 0.95, 0.9, 0]}
@@ -63,6 +65,8 @@ HEADINGS = {
     "repair": "Repair a clip",
     "restyle": "Restyle, ends stay",
     "in_between": "Frames in between",
+    "compare_samplers": "Compare samplers",
+    "two_gpus": "Image to video",
 }
 SCENES = {
     "demo_image_to_video": "a red circle moves right quickly and a blue triangle moves left quickly on a gradient background",
@@ -96,6 +100,9 @@ SCENES = {
     "demo_in_between": "a yellow triangle moves left quickly on a gradient background",
     "wan21_repair": "a pink cross moves left quickly on a plain background",
     "wan21_restyle": "a red circle moves right slowly on a gradient background",
+    "wan22_two_gpus": "a green bar moves right quickly on a stripes background",
+    "demo_compare_samplers": "a blue bar moves up quickly on a gradient background",
+    "wan21_compare_samplers": "a pink cross moves down slowly on a plain background",
     "wan21_in_between": "a green circle moves down quickly on a gradient background",
 }
 PROMPTS = {"wan21_restyle": "a pink circle moves right slowly on a gradient background"}  # where it is not the scene's
@@ -124,7 +131,13 @@ def badges(name: str) -> list[str]:
     if "_5b_" in name:
         return ["Wan 2.2 5B", "no LoRA"]
     makers = {"demo": "no download", "wan21": "Wan 2.1", "wan22": "Wan 2.2", "skyreels": "SkyReels-V2-DF"}
-    special = {"lightning": "4 steps", "nodes": "single nodes", "keyframes": "stock samplers", "asynchronous": "async"}
+    special = {
+        "lightning": "4 steps",
+        "nodes": "single nodes",
+        "keyframes": "stock samplers",
+        "asynchronous": "async",
+        "gpus": "two GPUs",
+    }
     return [makers[name.split("_")[0]], *(text for ending, text in special.items() if name.endswith(ending))]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.intervals import mean_interval, paired_difference
+from pusa_core.intervals import mean_interval, paired_difference
 
 
 def test_the_interval_is_students():

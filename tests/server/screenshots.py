@@ -56,9 +56,17 @@ SAMPLED = {
     "decode": ("VAEDecode", {}, {"samples": ("sampler", 0), "vae": ("vae", 0)}),
     "shown": ("PreviewImage", {}, {"images": ("decode", 0)}),
 }
+COMPARED = {name: node for name, node in SAMPLED.items() if name in ("unet", "lora", "positive", "negative")} | {
+    "compare": (
+        "PusaCompareSamplers",
+        {"seed": 42, "control_after_generate": "fixed", "fine_evaluations": 40},
+        {"model": ("lora", 0), "positive": ("positive", 0), "negative": ("negative", 0), "latent": ("schedule", 0)},
+    ),
+}
 RUNS: dict[str, tuple[dict[str, tuple], str]] = {
     "PusaSchedule": (DEMO_NODES, "schedule"),
     "PusaKSampler": ({**DEMO_NODES, **SAMPLED}, "sampler"),
+    "PusaCompareSamplers": ({**DEMO_NODES, **COMPARED}, "compare"),
 }
 LONE: dict[str, dict[str, Any]] = {
     "PusaTimeline": {"timeline": ITEMS},
@@ -76,7 +84,8 @@ BUILD = """async nodes => {
   for (const [name, [type, widgets]] of Object.entries(nodes)) {
     const node = made[name] = LiteGraph.createNode(type);
     node.pos = [x, 0];
-    const room = type === "PusaSchedule" ? [560, 580] : [340, 0];  // for its picture; for names of files
+    const pictures = {PusaSchedule: [560, 580], PusaCompareSamplers: [640, 680]};
+    const room = pictures[type] ?? [340, 0];  // for its picture; for names of files
     node.setSize([...node.size].map((side, i) => Math.max(side, room[i])));
     app.graph.add(node);
     for (const [widget, value] of Object.entries(widgets)) {

@@ -23,14 +23,17 @@ finally:
 TITLES = {describe.__name__: title for describe, title in catalogue.TITLES.items()}
 LONG = [name for name in TITLES if name.endswith("long_video")]
 LOOPS = [name for name in TITLES if name.endswith("loop")]
+COMPARED = [name for name in TITLES if name.endswith("compare_samplers")]
 # with other models than a Wan and its Pusa LoRA
 OTHERS = [name for name in TITLES if name.startswith("skyreels") or "_5b_" in name]
-NAMES = [name for name in TITLES if name.startswith("wan") and name not in (*LONG, *LOOPS, *OTHERS)]
-DEMOS = [name for name in TITLES if name.startswith("demo") and name not in (*LONG, *LOOPS)]  # with the pack's own model
+NAMES = [name for name in TITLES if name.startswith("wan") and name not in (*LONG, *LOOPS, *OTHERS, *COMPARED)]
+# with the pack's own model
+DEMOS = [name for name in TITLES if name.startswith("demo") and name not in (*LONG, *LOOPS, *COMPARED)]
 RELEASED = PACK / "tests" / "server" / "released"  # workflows as they were saved before there was a timeline
 PREVIEW = 320  # pixels that a sampler grows by
 
 __all__ = [
+    "COMPARED",
     "DEMOS",
     "LONG",
     "LOOPS",

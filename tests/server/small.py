@@ -5,7 +5,7 @@ import json
 import av
 
 from pusa_core.frames import latent_length
-from tests.server.shared import LONG, LOOPS, NAMES, OTHERS, api_of
+from tests.server.shared import COMPARED, LONG, LOOPS, NAMES, OTHERS, api_of
 from tests.server.stand_in import stand_in
 
 LENGTH = 33
@@ -16,7 +16,7 @@ PLANNERS = ("PusaTimeline", "PusaSchedule")
 
 def size_of(name):
     """Each workflow has its own small size, so that none finds another's results in ComfyUI's cache."""
-    index = [*NAMES, *OTHERS, *LONG, *LOOPS].index(name)
+    index = [*NAMES, *OTHERS, *LONG, *LOOPS, *COMPARED].index(name)
     return 64 + 16 * (index % 4), 48 + 16 * (index // 4)
 
 

@@ -19,11 +19,11 @@ WEIGHTS = re.compile(r"\.(safetensors|sft|pt|pth|ckpt|bin|gguf)$", re.IGNORECASE
 def stand_in(prompt: dict, files: dict[str, str] | None = None, **overrides: Any) -> dict:
     """An API prompt made for real models -> one for the tiny models of the `server` fixture.
 
-    CLIPLoader goes, CLIPTextEncode becomes TestTextEncode, images the demo's, names of weight files those of tiny ones
-    (`files` maps the names that `tiny_name` guesses wrong). overrides: values for all widgets of a name, e.g.
-    width=64, height=64, length=17, steps=4; with steps, a two-stage sampler's start and end steps shrink alike.
+    CLIPLoader and SelectCLIPDevice go, CLIPTextEncode becomes TestTextEncode, images the demo's, names of weight files
+    those of tiny ones (`files` maps the names that `tiny_name` guesses wrong). overrides: values for all widgets of a name,
+    e.g. width=64, height=64, length=17, steps=4; with steps, a two-stage sampler's start and end steps shrink alike.
     """
-    gone = {key for key, node in prompt.items() if node["class_type"].startswith("CLIPLoader")}
+    gone = {key for key, node in prompt.items() if node["class_type"].startswith(("CLIPLoader", "SelectCLIPDevice"))}
     result = {}
     for key, node in prompt.items():
         if key in gone:

@@ -14,6 +14,7 @@ from environment.server import ExecutionFailed, PromptRefused
 from pusa_core.video_files import read_frames
 from tests.server.conftest import IMAGES
 from tests.server.shared import (
+    COMPARED,
     DEMOS,
     NAMES,
     OTHERS,
@@ -90,6 +91,27 @@ def test_the_demo_loop_closes(server):
     frames = torch.cat([*read_frames(saved)])
     steps = (frames - frames.roll(1, 0)).abs().mean((1, 2, 3))
     assert steps[1] < 1.5 * steps[5::4].mean()
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_comparison_of_samplers_runs(server, name):
+    """It counts its evaluations on the node, shows a picture of them, and saves the best run's video."""
+    asked = {"samplers": "euler, heun", "schedulers": "beta", "evaluations": "1, 3", "at_most": 3, "fine_evaluations": 6}
+    prompt = small(name, **asked) if name.startswith("wan") else set_widgets(api_of(name), asked)
+    run, node = server.run(prompt), id_of(prompt, "PusaCompareSamplers")
+    counted = [(value, most) for owner, value, most in run.progress if owner == node]
+    assert counted[-1] == (20, 20)  # 6 + 3 of the fine run, 1 + 3 + 1 + 3 of the others, 3 of the best
+    assert run.outputs[node]["images"][0]["filename"].endswith(".png")
+    [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    assert video_of(saved)[2] == (LENGTH if name.startswith("wan") else 17)
+
+
+def set_widgets(prompt, values):
+    """A prompt with other values of widgets, by their names."""
+    return {
+        key: {**node, "inputs": {name: values.get(name, value) for name, value in node["inputs"].items()}}
+        for key, node in prompt.items()
+    }
 
 
 @pytest.mark.parametrize("name", DEMOS)

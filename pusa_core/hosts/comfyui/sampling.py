@@ -37,6 +37,8 @@ class Sampling:
         boundary: sigma below which a low-noise model takes over.
         start_step, end_step: the part of the sigma grid to sample, as in KSampler (Advanced).
         leftover_noise: keep the noise of the last sigma where `end_step` stops early.
+        grid: sigmas (steps + 1,) to sample instead of the scheduler's.
+        solver: a SAMPLER of ComfyUI's to sample with instead of the named one.
     """
 
     seed: int
@@ -51,10 +53,14 @@ class Sampling:
     start_step: int = 0
     end_step: int | None = None
     leftover_noise: bool = False
+    grid: Tensor | None = None
+    solver: comfy.samplers.Sampler | None = None
 
     def sigmas(self, model: ModelPatcher, plan: Plan | None = None) -> Tensor:
-        """The grid to sample: the plan's own, else Pusa's exact one, or one of ComfyUI's schedulers on a shifted model."""
-        if plan is not None and plan.grid is not None:
+        """The grid to sample: the given one or the plan's own, else Pusa's exact one or a scheduler's on a shifted model."""
+        if self.grid is not None:
+            sigmas = self.grid
+        elif plan is not None and plan.grid is not None:
             sigmas = plan.grid
         else:
             sigmas = sigma_grid(model, self.scheduler, self.sampler, self.steps, self.shift, self.denoise)
@@ -81,12 +87,14 @@ def sample_clip(
     sampling: Sampling,
     plan: Plan | None = None,
     low_noise_model: ModelPatcher | None = None,
+    progress: Callback | None = None,
 ) -> dict[str, Any]:
     """Samples a clip, switching to the low-noise model where sigma falls below the boundary.
 
     Args:
         latent: ComfyUI's LATENT, samples (B, C, F, H, W).
         plan: to apply to the models; by default the one that is on the model, else the one that the latent carries.
+        progress: is called after each step; by default the node's bar with a preview.
 
     Returns:
         The LATENT with new samples, which carries the plan on.
@@ -112,8 +120,8 @@ def sample_clip(
     if sampling.add_noise:
         noise = comfy.sample.prepare_noise(start, sampling.seed, latent.get("batch_index"))
     sigmas, done = sampling.sigmas(models[0], plan), 0
-    progress = preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1))
-    for number, (expert, part) in enumerate(_stages(models, sigmas, sampling.boundary)):
+    progress = progress or preview_callback(models[0], plan, start, max(len(sigmas) - 1, 1))
+    for number, (expert, part) in enumerate(stages(models, sigmas, sampling.boundary)):
         if number > 0:
             noise = _carried_noise(expert, start, samples, float(part[0]))
             expert = expert.clone()
@@ -122,7 +130,7 @@ def sample_clip(
             expert,
             noise,
             sampling.cfg,
-            comfy.samplers.sampler_object(sampling.sampler),
+            sampling.solver or comfy.samplers.sampler_object(sampling.sampler),
             part,
             positive,
             negative,
@@ -152,7 +160,7 @@ def _check_own_grid(sampling: Sampling, low_noise_model: ModelPatcher | None) ->
         )
 
 
-def _stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list[tuple[ModelPatcher, Tensor]]:
+def stages(models: list[ModelPatcher], sigmas: Tensor, boundary: float) -> list[tuple[ModelPatcher, Tensor]]:
     """Which model samples which part of the grid: the high-noise one every step that starts at the boundary or above."""
     if len(models) == 1:
         return [(models[0], sigmas)] if len(sigmas) > 1 else []

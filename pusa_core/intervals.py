@@ -1,10 +1,9 @@
-"""Means of clips' figures with what is known of them: 95 % intervals by Student's t, paired where clips are the same."""
+"""Means of figures with what is known of them: 95 % intervals by Student's t, paired where clips are the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import scipy.stats
 from torch import Tensor
 
 CONFIDENCE = 0.95
@@ -23,10 +22,15 @@ class Interval:
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """The mean of one figure for each clip, (B,); B at least 2, and not all equal."""
+    """The mean of one figure for each clip, (B,); B at least 2. Where all are equal, so are the ends."""
+    import scipy.stats  # takes a second to load
+
+    mean = float(values.double().mean())
+    if values.double().std() == 0:
+        return Interval(mean, mean, mean)
     test = scipy.stats.ttest_1samp(values.double().numpy(), 0.0)
     found = test.confidence_interval(CONFIDENCE)
-    return Interval(float(values.double().mean()), float(found.low), float(found.high))
+    return Interval(mean, float(found.low), float(found.high))
 
 
 def paired_difference(values: Tensor, others: Tensor) -> Interval:
