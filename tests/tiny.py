@@ -59,7 +59,7 @@ def write_wan(
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     in_channels = in_channels or IN_CHANNELS.get(variant, channels)
-    shapes = _wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim)
+    shapes = wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim)
     generator = torch.Generator().manual_seed(seed)
     weights = {key: _wan_weight(key, shape, generator).to(dtype) for key, shape in shapes.items()}
     metadata = {"format": "pt"}
@@ -69,7 +69,7 @@ def write_wan(
     return Path(path)
 
 
-def _wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim) -> Shapes:
+def wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim) -> Shapes:
     shapes: Shapes = {
         "patch_embedding.weight": (dim, in_channels, 1, 2, 2),
         "patch_embedding.bias": (dim,),

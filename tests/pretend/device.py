@@ -158,6 +158,8 @@ class Pretend(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         name, kwargs = func._schema.name, kwargs or {}
+        if any("__torch_dispatch__" in kind.__dict__ and kind is not Pretend for kind in types):
+            return NotImplemented  # a quantised tensor, of which one here is a part, computes with it
         if name == "aten::_has_compatible_shallow_copy_type":
             return False  # so that modules replace their parameters
         if name in ("aten::to", "aten::_to_copy"):
@@ -199,14 +201,18 @@ def _is_hollow(tensor: Tensor) -> bool:
     return isinstance(tensor, Pretend) and tensor.is_hollow
 
 
+def _becomes_hollow(source: Tensor, target: torch.device) -> bool:
+    return target.type == NAME and source.numel() > card.largest_computed
+
+
 def _read_of_hollow(func):
     """What the host reads of a tensor without values."""
     return Pretend(torch.ones((), dtype=torch.int64)) if func is torch.ops.aten.count_nonzero.default else 1.0
 
 
 def _filled(tensor: Tensor) -> Tensor:
-    """A tensor on the host, of zeros if it comes from a hollow one."""
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
+    """A tensor on the host, of zeros that take no memory if it comes from a hollow one."""
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if tensor.is_meta else tensor
 
 
 def _mutated(func, out, args, kwargs):
@@ -251,7 +257,7 @@ def _moved(func, args, kwargs):
     named = {argument.name: value for argument, value in zip(func._schema.arguments, args)} | kwargs
     source, other = named["self"], named.get("other")
     target = other.device if other is not None else named.get("device") or source.device
-    device = META if _is_hollow(source) else CPU
+    device = META if _is_hollow(source) or _becomes_hollow(source, target) else CPU
     out = func(*(_raw(arg, device) for arg in args), **{key: _raw(value, device) for key, value in kwargs.items()})
     if isinstance(source, Pretend) and target.type == NAME:
         return source if out is source.raw else Pretend(out)
