@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -136,7 +137,9 @@ class Pretend(Tensor):
     allocation: _Allocation
 
     @staticmethod
-    def __new__(cls, raw: Tensor) -> Pretend:
+    def __new__(cls, raw: Tensor, requires_grad: bool | None = None) -> Any:
+        if requires_grad is not None:  # accelerate makes a weight of the kind that the old one was
+            return torch.nn.Parameter(raw, requires_grad=False)
         if raw.numel() > card.largest_computed:
             raw = raw.to(META)
         self = Tensor._make_wrapper_subclass(
@@ -257,6 +260,8 @@ def _moved(func, args, kwargs):
     named = {argument.name: value for argument, value in zip(func._schema.arguments, args)} | kwargs
     source, other = named["self"], named.get("other")
     target = other.device if other is not None else named.get("device") or source.device
+    if target.type == META.type:
+        return _raw(source, META)
     device = META if _is_hollow(source) or _becomes_hollow(source, target) else CPU
     out = func(*(_raw(arg, device) for arg in args), **{key: _raw(value, device) for key, value in kwargs.items()})
     if isinstance(source, Pretend) and target.type == NAME:

@@ -6,43 +6,21 @@ Importing this makes the card ComfyUI's GPU, with ComfyUI's own margins and atte
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partialmethod
-from types import ModuleType
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests import tiny
+from tests.real_wan import FRAMES, fill, hollow
 
-from .device import DEVICE, card
+from .device import CPU, DEVICE, card
 
-Shapes = dict[str, tuple[int, ...]]
 LARGEST_COMPUTED = 2**16  # elements: sigmas, timesteps and frame numbers have values
-GIB = 2**30
-FRAMES = 21  # latent; 81 frames
-SIZES = {"480p": (832, 480), "720p": (1280, 720)}
-
-
-@dataclass(frozen=True)
-class Width:
-    """A Wan text-to-video model."""
-
-    dim: int
-    heads: int
-    ffn: int
-    layers: int
-
-    def shapes(self, layers: int | None = None) -> Shapes:
-        return tiny.wan_shapes(16, 16, "t2v", self.dim, layers or self.layers, self.ffn, tiny.TEXT_DIM)
-
-
-WIDTHS = {"1.3B": Width(1536, 12, 8960, 30), "14B": Width(5120, 40, 13824, 40)}
 
 
 def use_card(budget: int = 2**40, state: str = "NORMAL_VRAM") -> None:
@@ -66,97 +44,10 @@ def use_card(budget: int = 2**40, state: str = "NORMAL_VRAM") -> None:
     comfy.ldm.wan.model.optimized_attention = attention.attention_pytorch
 
 
-def hollow(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of the host that takes no memory, whatever its size."""
-    return torch.zeros((), dtype=dtype).expand(shape)
-
-
-def wan_weights(width: Width, precision: str, layers: int | None = None) -> dict[str, Tensor]:
-    """The weights of a file: precision is bf16, fp8 or fp8 scaled (the blocks' matrices, as ComfyUI's own files have them)."""
-    weights = {}
-    for key, shape in width.shapes(layers).items():
-        is_matrix = key.startswith("blocks") and len(shape) == 2
-        weights[key] = hollow(shape, torch.float8_e4m3fn if precision != "bf16" and is_matrix else torch.bfloat16)
-        if precision == "fp8 scaled" and is_matrix:
-            name = key.removesuffix("weight")
-            weights[f"{name}weight_scale"] = torch.ones((), dtype=torch.float32)
-            settings = json.dumps({"format": "float8_e4m3fn"}).encode()
-            weights[f"{name}comfy_quant"] = torch.tensor(list(settings), dtype=torch.uint8)
-    return weights
-
-
-def open_wan(weights: dict[str, Tensor], **options: Any):
-    """A MODEL of these weights, as UNETLoader makes it."""
-    import comfy.sd
-    import comfy.supported_models
-
-    kind = comfy.supported_models.WAN21_T2V
-    on_meta = patch.object(kind, "get_model", partialmethod(kind.get_model, device="meta"))
-    with on_meta, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of weights that a model on `meta` does not take
-        model = comfy.sd.load_diffusion_model_state_dict(dict(weights), model_options=options)
-    fill(model.model.diffusion_model)
-    return model
-
-
-def fill(model: nn.Module) -> None:
-    """Gives a model that was made on `meta` weights on the host that take no memory."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_meta:
-                    filled = _filled(tensor)
-                    tensors[name] = nn.Parameter(filled, requires_grad=False) if isinstance(tensor, nn.Parameter) else filled
-
-
-def _filled(tensor: Tensor) -> Tensor:
-    if not hasattr(tensor, "_qdata"):
-        return hollow(tensor.shape, tensor.dtype)
-    scaled: Any = tensor  # ComfyUI's quantised tensor
-    data = hollow(scaled._qdata.shape, scaled._qdata.dtype)
-    return type(scaled)(data, scaled._layout_cls, replace(scaled._params, scale=torch.ones(())))
-
-
 def parts(weights: Iterable[Tensor]) -> Iterator[Tensor]:
     """Weights, and of quantised ones what they are made of."""
     for weight in weights:
         yield from (weight._qdata, weight._params.scale) if hasattr(weight, "_qdata") else (weight,)
-
-
-def clip_plan(pack: ModuleType, size: tuple[int, int]):
-    """A plan of 81 frames with m = 0.2 on the first latent frame, 0.5 on the last; size in pixels."""
-    core = pack.pusa_core
-    maps = {0: core.schedule.FrameMap.line(0.2), FRAMES - 1: core.schedule.FrameMap.line(0.5)}
-    clean = torch.zeros(1, 16, FRAMES, size[1] // 8, size[0] // 8)
-    return core.plan.Plan((core.schedule.FrameSchedule.build(FRAMES, maps),), clean)
-
-
-def with_token_timesteps(model, plan):
-    """The model with a timestep for every token, as the authors' own code and other nodes give it."""
-    from comfy.patcher_extension import WrappersMP
-
-    [ratio] = plan.table.at(1.0).ratio
-
-    def per_token(executor, x, timestep, *args, **kwargs):
-        tokens = (x.shape[3] // 2) * (x.shape[4] // 2)
-        every = ratio.to(timestep).repeat_interleave(tokens)
-        return executor(x, timestep[:, None] * every, *args, **kwargs)
-
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "per token", per_token)
-    return clone
-
-
-def step(model, clip: Tensor, cfg: float = 1.0) -> None:
-    """One step of ComfyUI's own sampling from a clip's latents, (1, C, F, H, W)."""
-    import comfy.sample
-    import comfy.samplers
-
-    text = [[torch.zeros(1, 512, tiny.TEXT_DIM), {}]]
-    euler = comfy.samplers.sampler_object("euler")
-    comfy.sample.sample_custom(
-        model, torch.ones_like(clip), cfg, euler, torch.tensor([1.0, 0.98]), text, text, clip, disable_pbar=True
-    )
 
 
 @dataclass(frozen=True)
@@ -197,3 +88,49 @@ def measured(model, run: Callable[[], Any]) -> Use:
         return Use(card.bytes_of(parts(model.model.parameters())), card.peak)
 
 
+# --- the other models ------------------------------------------------------------------------------------------------
+
+
+def text_encoder_use(tokens: int = 512) -> Use:
+    """UMT5-XXL in bf16 on a prompt of so many tokens."""
+    import comfy.model_management as management
+    import comfy.ops
+    import comfy.text_encoders.t5 as t5
+    from comfy.model_patcher import ModelPatcher
+
+    settings = json.loads(Path(t5.__file__).with_name("umt5_config_xxl.json").read_text())
+    model = t5.T5(settings, torch.bfloat16, "meta", comfy.ops.manual_cast)
+    fill(model)
+    patcher = ModelPatcher(model, DEVICE, CPU)
+
+    def run() -> None:
+        management.load_models_gpu([patcher])
+        model(torch.zeros(1, tokens, dtype=torch.long, device=DEVICE), attention_mask=torch.ones(1, tokens, device=DEVICE))
+
+    return measured(patcher, run)
+
+
+TILE, LATENT_FRAMES_STREAMED = 32, 3  # latent pixels; frames after which no more memory is taken
+
+
+def vae_uses(width: int, height: int) -> dict[str, Use]:
+    """Wan2.1's VAE: a clip of 81 frames decoded whole, a tile of 256 pixels of it, as it comes, and encoding."""
+    import comfy.sd
+
+    from pusa_core.streaming import StreamingDecoder
+
+    vae = comfy.sd.VAE(sd={key: hollow(shape, torch.float32) for key, shape in tiny.vae_shapes(96, 96, 16)})
+    clip = torch.zeros(1, 16, FRAMES, height // 8, width // 8)
+
+    def stream() -> None:
+        decoder = StreamingDecoder(vae.first_stage_model.decoder, vae.decode)
+        for frame in clip[:, :, :LATENT_FRAMES_STREAMED].split(1, dim=2):
+            decoder.push(frame)
+
+    runs = {
+        "81 frames decoded": lambda: vae.decode(clip),
+        "decoded in tiles of 256 pixels": lambda: vae.decode(clip[..., :TILE, :TILE]),
+        "decoded as they come": stream,
+        "a picture encoded": lambda: vae.encode(torch.zeros(1, height, width, 3)),
+    }
+    return {what: measured(vae.patcher, run) for what, run in runs.items()}
