@@ -8,13 +8,15 @@ kernels, the CUDA context (about 0.5 GiB) and what the allocator loses are not c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import cache, partial
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import bench
 import memory
+
+from environment.pack import import_pack
 
 GIB = 2**30
 CARDS = (80, 48, 24, 16, 12, 8)  # GiB
@@ -34,13 +36,6 @@ def main() -> None:
     parts = [part for model in options.models for part in (comfyui_report(model, options.cards), diffusers_report(model))]
     parts += [parts_report(), check_report()]
     bench.publish("memory_modes", "\n\n".join(parts), options.write, bench.computed())
-
-
-@cache
-def the_pack() -> ModuleType:
-    from environment.pack import import_pack
-
-    return import_pack()
 
 
 def gib(count: float) -> str:
@@ -75,7 +70,7 @@ def comfyui_cells(name: str, precision: str, card: int, mode: str, size: tuple[i
     from tests.pretend import real_size
 
     real_size.use_card(card * GIB, STATES[mode])
-    pack = the_pack()
+    pack = import_pack()
     model = real_wan.open_wan(real_wan.WIDTHS[name], precision)
     plan = real_wan.clip_plan(pack, size)
     patched = pack.pusa_core.hosts.comfyui.apply_schedule(model, plan)
@@ -90,15 +85,12 @@ def gguf_bytes(name: str, kind: str) -> float:
     """Of a model whose blocks' matrices are of this kind and whose other weights are fp32."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    from tests.pretend import real_size
+    from tests import real_wan
 
     elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     total = 0.0
     for key, shape in real_wan.WIDTHS[name].shapes().items():
-        count = 1
-        for side in shape:
-            count *= side
-        total += count * (size / elements if key.startswith("blocks") and len(shape) == 2 else 4)
+        total += math.prod(shape) * (size / elements if key.startswith("blocks") and len(shape) == 2 else 4)
     return total
 
 
@@ -130,12 +122,12 @@ def diffusers_peak(name: str, size: tuple[int, int], set_up: Callable[[Any], Any
     real_wan.fill(wan)
     pipe = PusaWanPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=wan, scheduler=PusaScheduler())
     pipe.set_progress_bar_config(disable=True)
-    set_up(pipe)
     width, height = size
     plan = bench.clip_plan(memory.FRAMES, {0: (0.2,), memory.FRAMES - 1: (0.5,)}, height // 8, width // 8)
     text = torch.zeros(memory.TEXT, dtype=torch.bfloat16).to(DEVICE)
-    card.watch()
     with torch.inference_mode():
+        set_up(pipe)
+        card.watch()
         pipe(
             prompt_embeds=text, guidance_scale=1.0, num_inference_steps=1, output_type="latent", keyframes=plan,
             num_frames=pixel_length(memory.FRAMES), height=height, width=width,
@@ -207,7 +199,7 @@ def check_report() -> str:
     real_size.use_card()
     rows: list[list[str]] = []
     for name, (size, published) in PUBLISHED.items():
-        clean = real_wan.clip_plan(the_pack(), memory.SIZES[size]).clean
+        clean = real_wan.clip_plan(import_pack(), memory.SIZES[size]).clean
         steps = {}
         for dtype in (torch.bfloat16, torch.float32):
             model = real_wan.open_wan(real_wan.WIDTHS[name], "bf16", dtype=dtype)

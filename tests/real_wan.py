@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial, partialmethod
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +39,7 @@ class Width:
 
 
 WIDTHS = {"1.3B": Width(1536, 12, 8960, 30), "14B": Width(5120, 40, 13824, 40)}
+SMALL = Width(128, 1, 256, 2)
 
 
 def hollow(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -95,6 +99,48 @@ def _filled(tensor: Any, make: Make) -> Tensor:
         return make(tensor.shape, tensor.dtype)
     data = make(tensor._qdata.shape, tensor._qdata.dtype)  # ComfyUI's quantised tensor
     return type(tensor)(data, tensor._layout_cls, replace(tensor._params, scale=torch.ones((), device=data.device)))
+
+
+def open_gguf(width: Width, layers: int | None = None, make: Make = hollow):
+    """A MODEL as ComfyUI-GGUF makes it of a file whose blocks' matrices are Q8_0.
+
+    Raises:
+        ModuleNotFoundError: ComfyUI-GGUF is not in ComfyUI's folder.
+    """
+    import comfy.sd
+
+    nodes = _gguf_nodes()
+    ops = nodes.GGMLOps()
+    ops.Linear.dequant_dtype = ops.Linear.patch_dtype = None
+    state = {key: _gguf(nodes, key, shape, make) for key, shape in width.shapes(layers).items()}
+    model = comfy.sd.load_diffusion_model_state_dict(state, model_options={"custom_operations": ops})
+    return nodes.GGUFModelPatcher.clone(model)
+
+
+def _gguf(nodes: ModuleType, key: str, shape: tuple[int, ...], make: Make) -> Tensor:
+    kind = sys.modules["gguf"].GGMLQuantizationType
+    if not (key.startswith("blocks") and len(shape) == 2):
+        return nodes.GGMLTensor(make(shape, torch.float32), tensor_type=kind.F32, tensor_shape=torch.Size(shape))
+    blocks = make((shape[0], shape[1] // 32, 34), torch.uint8)  # of 32 weights, with a scale in two bytes before them
+    blocks[..., 0], blocks[..., 1] = 0, 8  # 2**-13 in fp16
+    return nodes.GGMLTensor(blocks.flatten(1), tensor_type=kind.Q8_0, tensor_shape=torch.Size(shape))
+
+
+def _gguf_nodes() -> ModuleType:
+    import folder_paths
+
+    name = "comfyui_gguf"
+    if name not in sys.modules:
+        folder = Path(folder_paths.base_path) / "custom_nodes" / "ComfyUI-GGUF"
+        if not (folder / "nodes.py").is_file():
+            raise ModuleNotFoundError(f"ComfyUI-GGUF is not in {folder.parent}: install it to measure GGUF.")
+        spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    nodes = sys.modules[f"{name}.nodes"]
+    nodes.GGMLTensor = sys.modules[f"{name}.ops"].GGMLTensor  # beside what loads them
+    return nodes
 
 
 def clip_plan(pack: ModuleType, size: tuple[int, int]):

@@ -5,9 +5,9 @@ Importing this makes the card ComfyUI's GPU, with ComfyUI's own margins and atte
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ def use_card(budget: int = 2**40, state: str = "NORMAL_VRAM") -> None:
     """
     from . import comfyui
 
+    gc.collect()
     margins = {name: getattr(comfyui.management, name) for name in ("minimum_inference_memory", "extra_reserved_memory")}
     comfyui.run_on_card(comfyui.Mode(None, state, budget))
     card.largest_computed = LARGEST_COMPUTED
@@ -68,24 +69,17 @@ class Use:
         return self.peak - self.weights
 
 
-@contextmanager
-def emptied() -> Iterator[None]:
-    """Leaves the card empty."""
-    import comfy.model_management as management
-
-    try:
-        yield
-    finally:
-        management.unload_all_models()
-
-
 def measured(model, run: Callable[[], Any]) -> Use:
     """What a run takes once its model is loaded."""
-    with torch.inference_mode(), emptied():
+    import comfy.model_management as management
+
+    with torch.inference_mode():
         run()
         card.watch()
         run()
-        return Use(card.bytes_of(parts(model.model.parameters())), card.peak)
+    use = Use(card.bytes_of(parts(model.model.parameters())), card.peak)
+    management.current_loaded_models.clear()  # whose weights leave the card with the model
+    return use
 
 
 # --- the other models ------------------------------------------------------------------------------------------------
