@@ -211,7 +211,7 @@ def check_report() -> str:
         rows.append([f"{name}, {size}", f"{published} GB", f"{weights / 1e9:.2f} GB", f"{low:.2f} GB", f"{high:.2f} GB"])
     header = ["Wan", "published", "weights in fp32", "with a step in bf16", "with a step in fp32"]
     return (
-        "Check: Wan's own code keeps weights and residual stream in fp32 and computes the rest in bf16, so that what is "
+        "Check: with weights and residual stream in fp32 and the rest in bf16, as Wan's own code is taken to run, what is "
         f"published must lie between a step in bf16 and one in fp32.\n\n{bench.table(header, rows)}"
     )
 
