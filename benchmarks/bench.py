@@ -69,17 +69,28 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def computed() -> str:
+    """In the place of a device, where nothing was measured."""
+    return f"Computed, without a card; {versions()}"
+
+
+def versions() -> str:
+    import torch
+    from comfyui_version import __version__ as comfyui
+
+    return f"ComfyUI {comfyui}, torch {torch.__version__}"
+
+
 def where() -> str:
     """The device and the versions."""
     import comfy.model_management
     import torch
-    from comfyui_version import __version__ as comfyui
 
     from pusa_core.devices import device_name
 
     device = comfy.model_management.get_torch_device()
     name = f"CPU ({processor()}, {torch.get_num_threads()} threads)" if device.type == "cpu" else device_name(device)
-    return f"{name}; ComfyUI {comfyui}, torch {torch.__version__}"
+    return f"{name}; {versions()}"
 
 
 def processor() -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from types import ModuleType
 
 from .comfyui import PACK
 
 
+@cache
 def import_pack() -> ModuleType:
     """The pack's package, under a path-like name; needs an importable ComfyUI.
 

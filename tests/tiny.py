@@ -59,7 +59,7 @@ def write_wan(
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     in_channels = in_channels or IN_CHANNELS.get(variant, channels)
-    shapes = _wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim)
+    shapes = wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim)
     generator = torch.Generator().manual_seed(seed)
     weights = {key: _wan_weight(key, shape, generator).to(dtype) for key, shape in shapes.items()}
     metadata = {"format": "pt"}
@@ -69,7 +69,7 @@ def write_wan(
     return Path(path)
 
 
-def _wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim) -> Shapes:
+def wan_shapes(channels, in_channels, variant, dim, layers, ffn, text_dim) -> Shapes:
     shapes: Shapes = {
         "patch_embedding.weight": (dim, in_channels, 1, 2, 2),
         "patch_embedding.bias": (dim,),
@@ -168,18 +168,18 @@ def write_vae(path, channels: int = 16, width: int = 4, seed: int = 0) -> Path:
     """
     generator = torch.Generator().manual_seed(seed)
     if channels == 16:
-        weights = {key: _vae_weight(key, shape, generator) for key, shape in _vae_shapes(width, width, 16)}
+        weights = {key: _vae_weight(key, shape, generator) for key, shape in vae_shapes(width, width, 16)}
         save_file(weights, str(path), metadata={"format": "pt"})
     elif channels == 48:
         if Path(path).suffix != ".pt":
             raise ValueError(f"a 48-channel VAE is small as a .pt file only, not as {Path(path).name}")
-        torch.save({key: _vae_window(key, shape, generator) for key, shape in _vae_shapes(160, 256, 48)}, path)
+        torch.save({key: _vae_window(key, shape, generator) for key, shape in vae_shapes(160, 256, 48)}, path)
     else:
         raise ValueError(f"a Wan VAE has 16 or 48 channels, not {channels}")
     return Path(path)
 
 
-def _vae_shapes(width: int, decoder_width: int, z: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def vae_shapes(width: int, decoder_width: int, z: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every key of a Wan VAE. The 48-channel one nests its stages, sees 2x2 patches and resamples at full width."""
     nested = z == 48
     pixels = 12 if nested else 3

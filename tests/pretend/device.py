@@ -5,6 +5,9 @@ refuses to go over its budget, and counts by caller how often the host waited fo
 devices are refused unless one is a single number, a number generator of the CPU does not fill a tensor of the card, and the
 host waits for copies in either direction, but for those to the card that are asked not to block. What a kernel allocates
 inside of itself is not seen, and no gradients are kept.
+
+Tensors above `card.largest_computed` elements are hollow: they are counted, but have no values and nothing is computed, so
+that models of real size run on it. What is made of them is hollow, too; the host reads 1 from them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -21,7 +25,7 @@ from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 READ, TO_HOST, TO_CARD = "read", "copy to the host", "copy to the card"  # what the host waits for
 
 
@@ -32,10 +36,12 @@ class Card:
         budget: bytes that it has.
         live, peak: bytes on it now, and the most since `watch`.
         waits: how often the host waited since `watch`, by (kind, caller).
+        largest_computed: elements of the largest tensors that have values.
     """
 
     def __init__(self) -> None:
         self.budget = 2**40
+        self.largest_computed = sys.maxsize
         self.live = self.peak = 0
         self.waits: Counter[tuple[str, str]] = Counter()
         self.allocations: WeakValueDictionary[int, _Allocation] = WeakValueDictionary()
@@ -125,18 +131,26 @@ card = Card()
 
 
 class Pretend(Tensor):
-    """A tensor on the card, of which `raw` is the CPU tensor that computes."""
+    """A tensor on the card, of which `raw` is the CPU tensor that computes, or one on `meta` if it is hollow."""
 
     raw: Tensor
     allocation: _Allocation
 
     @staticmethod
-    def __new__(cls, raw: Tensor) -> Pretend:
+    def __new__(cls, raw: Tensor, requires_grad: bool | None = None) -> Any:
+        if requires_grad is not None:  # accelerate makes a weight of the kind that the old one was
+            return torch.nn.Parameter(raw, requires_grad=False)
+        if raw.numel() > card.largest_computed:
+            raw = raw.to(META)
         self = Tensor._make_wrapper_subclass(
             cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=DEVICE
         )
         self.raw, self.allocation = raw, card.hold(raw)
         return self
+
+    @property
+    def is_hollow(self) -> bool:
+        return self.raw.is_meta
 
     def __repr__(self, *, tensor_contents=None) -> str:
         return f"pretend({self.raw!r})"
@@ -147,6 +161,8 @@ class Pretend(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         name, kwargs = func._schema.name, kwargs or {}
+        if any("__torch_dispatch__" in kind.__dict__ and kind is not Pretend for kind in types):
+            return NotImplemented  # a quantised tensor, of which one here is a part, computes with it
         if name == "aten::_has_compatible_shallow_copy_type":
             return False  # so that modules replace their parameters
         if name in ("aten::to", "aten::_to_copy"):
@@ -164,16 +180,42 @@ READING = {"aten::item", "aten::is_nonzero", "aten::allclose"}
 def _computed(func, name: str, args, kwargs):
     tensors = list(_tensors((*args, *kwargs.values())))
     _check_devices(name, args, tensors, kwargs)
+    hollow = any(_is_hollow(tensor) for tensor in tensors)
     if _is_read(func, name, tensors):
         card.wait(READ)
-    on_host = [_raw(arg) for arg in args], {key: _raw(value) for key, value in kwargs.items()}
+        if hollow:
+            return _read_of_hollow(func)
+    written = args[0] if func._schema.is_mutable and args else None
+    if hollow and isinstance(written, Pretend) and not written.is_hollow:
+        return _mutated(func, None, args, kwargs)
+    if hollow and name == "aten::scaled_dot_product_attention":  # a fused kernel
+        return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
+    device = META if hollow else CPU
     target = _device(args, kwargs)
-    out = func(*on_host[0], **on_host[1])
+    out = func(*(_raw(arg, device) for arg in args), **{key: _raw(value, device) for key, value in kwargs.items()})
     if target is not None and target.type != NAME:
-        return out
+        return _filled(out)
     if func._schema.is_mutable:
         return _mutated(func, out, args, kwargs)
     return _wrapped(out)
+
+
+def _is_hollow(tensor: Tensor) -> bool:
+    return isinstance(tensor, Pretend) and tensor.is_hollow
+
+
+def _becomes_hollow(source: Tensor, target: torch.device) -> bool:
+    return target.type == NAME and source.numel() > card.largest_computed
+
+
+def _read_of_hollow(func):
+    """What the host reads of a tensor without values."""
+    return Pretend(torch.ones((), dtype=torch.int64)) if func is torch.ops.aten.count_nonzero.default else 1.0
+
+
+def _filled(tensor: Tensor) -> Tensor:
+    """A tensor on the host, of zeros that take no memory if it comes from a hollow one."""
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if tensor.is_meta else tensor
 
 
 def _mutated(func, out, args, kwargs):
@@ -218,7 +260,10 @@ def _moved(func, args, kwargs):
     named = {argument.name: value for argument, value in zip(func._schema.arguments, args)} | kwargs
     source, other = named["self"], named.get("other")
     target = other.device if other is not None else named.get("device") or source.device
-    out = func(*map(_raw, args), **{key: _raw(value) for key, value in kwargs.items()})
+    if target.type == META.type:
+        return _raw(source, META)
+    device = META if _is_hollow(source) or _becomes_hollow(source, target) else CPU
+    out = func(*(_raw(arg, device) for arg in args), **{key: _raw(value, device) for key, value in kwargs.items()})
     if isinstance(source, Pretend) and target.type == NAME:
         return source if out is source.raw else Pretend(out)
     if target.type == NAME:
@@ -226,6 +271,8 @@ def _moved(func, args, kwargs):
             card.wait(TO_CARD)
         return Pretend(out.clone() if out is source else out)
     card.wait(TO_HOST)
+    if source.is_hollow:
+        return _filled(out)
     return out.clone() if out is source.raw else out
 
 
@@ -234,17 +281,18 @@ def _copied(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tenso
         card.wait(TO_HOST)
     elif not isinstance(source, Pretend) and not non_blocking:
         card.wait(TO_CARD)
-    _raw(target).copy_(_raw(source))
+    if not (_is_hollow(target) or _is_hollow(source)):
+        _raw(target).copy_(_raw(source))
     return target
 
 
-def _raw(value):
-    """An argument as the CPU takes it."""
+def _raw(value, device: torch.device = CPU):
+    """An argument as the CPU takes it, or `meta`."""
     if isinstance(value, Pretend):
-        return value.raw
+        return value.raw if value.raw.device == device or value.dim() == 0 else value.raw.to(device)
     if isinstance(value, list | tuple):
-        return type(value)(map(_raw, value))
-    return CPU if isinstance(value, torch.device) else value
+        return type(value)(_raw(each, device) for each in value)
+    return device if isinstance(value, torch.device) else value
 
 
 def _wrapped(value):
@@ -308,6 +356,9 @@ class _Backend:
 
 def _factory(func):
     def make(*args, **kwargs):
+        hollow = func(*map(_raw, args), **{**kwargs, "device": META})
+        if hollow.numel() > card.largest_computed:
+            return Pretend(hollow)
         return Pretend(func(*map(_raw, args), **{**kwargs, "device": CPU}))
 
     return make

@@ -1,10 +1,12 @@
 """A plan on a cloned model, as plain data in `transformer_options`, with three stateless wrappers.
 
 - SAMPLER_SAMPLE hands the sampler virtual latents (see `pusa_core.virtual_latent`) and turns its result, and what it shows
-  on the way, back into frames. It lays the clean latents into every cond as a noise-shaped tensor, so ComfyUI itself
-  slices them with areas, context windows, batches and devices; the last channel carries each frame's number.
+  on the way, back into frames. It lays the number of every latent pixel into every cond as a noise-shaped tensor, so ComfyUI
+  itself slices them with areas, context windows, batches and devices.
 - APPLY_MODEL shows the model the frames instead of the virtual latents.
 - DIFFUSION_MODEL gives every latent frame its own timestep.
+
+While the model runs, the pack holds the clean latents of keyframes alone, and what the model is shown.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from ...causal import block_causal
 from ...frames import pixel_length
 from ...messages import fault, say
 from ...plan import Plan, ShownFrames
-from ...virtual_latent import ScheduleTable, per_frame
+from ...virtual_latent import FrameCoefficients, ScheduleTable, per_frame
 from ...wan import PATCH
 from .checks import check_channels, check_conds, check_grid, check_model, check_sampler, check_single_rank
 from .previews import show_sheet
@@ -42,16 +44,62 @@ class _Run:
     """What one run's model evaluations need, on the run's device.
 
     Attributes:
-        keyframes: clean latents as the model sees them, then each frame's number, (1 or B, C + 1, F, H, W).
+        cells: the number of every latent pixel, counted through all clips, (1 or B, 1, F, H, W).
+        clean: latents of the frames that start from them, as the model sees them, (C, pixels).
+        first: where in `clean` each frame's pixels begin, (1 or B * F); anywhere for a frame without.
         table: the schedules.
         bends: whether steps need a slope.
         shown: the frames that the model sees; None for all.
     """
 
-    keyframes: Tensor
+    cells: Tensor
+    clean: Tensor
+    first: Tensor
     table: ScheduleTable
     bends: bool
     shown: ShownFrames | None
+
+    @classmethod
+    def of(cls, plan: Plan, clean: Tensor) -> _Run:
+        """Args: clean: (1 or B, C, F, H, W), on the run's device."""
+        count, device, pixels = len(plan), clean.device, clean[0, 0, 0].numel()
+        kept = plan.keyframed.any(0).nonzero()[:, 0].tolist() or [0]
+        places = {frame: place for place, frame in enumerate(kept)}
+        first = [
+            (min(clip, len(clean) - 1) * len(kept) + places.get(frame, 0)) * pixels
+            for clip in range(plan.clips)
+            for frame in range(count)
+        ]
+        cells = torch.arange(plan.clips * count * pixels, dtype=torch.int32, device=device)
+        return cls(
+            cells.reshape(plan.clips, 1, count, *clean.shape[3:]),
+            rearrange(torch.cat([clean[:, :, i : i + 1] for i in kept], dim=2), "b c f h w -> c (b f h w)"),
+            torch.tensor(first, dtype=torch.int32).to(device),
+            plan.table.to(device),
+            not plan.is_straight,
+            None if plan.shown is None else plan.shown.to(device),
+        )
+
+    def to(self, device: torch.device) -> _Run:
+        shown = None if self.shown is None else self.shown.to(device)
+        return _Run(self.cells, self.clean.to(device), self.first.to(device), self.table.to(device), self.bends, shown)
+
+    def clean_at(self, cells: Tensor) -> Tensor:
+        """Clean latents at pixels (B, 1, F', H', W'): (B, C, F', H', W'), of some other frame where a frame has none."""
+        pixels = self._pixels
+        place = self.first[cells // pixels] + cells % pixels
+        clean = self.clean.index_select(1, place.flatten())
+        return clean.unflatten(1, (len(cells), *cells.shape[2:])).transpose(0, 1).contiguous()
+
+    def at(self, cells: Tensor, sigma: Tensor, grid: Tensor | None) -> FrameCoefficients:
+        """The schedules of the frames of these pixels at the sampler's sigma, (B, F')."""
+        number = cells[:, 0, :, 0, 0].long() // self._pixels
+        return self.table.frames(number % self.table.pinned.numel()).at(sigma, grid)
+
+    @property
+    def _pixels(self) -> int:
+        """Of a latent frame."""
+        return self.cells[0, 0, 0].numel()
 
 
 def apply_schedule(model: ModelPatcher, plan: Plan) -> ModelPatcher:
@@ -96,30 +144,33 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     check_grid(plan, sigmas)
     clean = clean_latents(guider.inner_model, plan, latent_image)
     sigma_start, sigma_end = float(sigmas[0]), float(sigmas[-1])
-    table = plan.table.to(clean.device)
-    start, end = table.at(sigma_start), table.at(sigma_end)
+    run = _Run.of(plan, clean)
+    start, end = run.table.at(sigma_start), run.table.at(sigma_end)
 
     if torch.count_nonzero(noise) > 0:
-        latent_image = torch.where(per_frame(plan.keyframed.to(clean.device)), clean, latent_image)
-        if not options.get(CARRIED):
+        placed = torch.where(per_frame(plan.keyframed.to(clean.device)), clean, latent_image)
+        latent_image = latent_image if torch.equal(placed, latent_image) else placed
+        if run.bends and not options.get(CARRIED):
             noise, latent_image = start.start(noise, latent_image, sigma_start)
+        del placed
     elif sigma_start < 1:  # goes on from an earlier stage, whose latents ComfyUI carries divided by 1 - sigma
         latent_image = start.to_virtual(latent_image * (1 - sigma_start), clean) / (1 - sigma_start)
+    del clean
 
-    keyframes = _numbered(clean, len(plan.schedules))
-    shown = None if plan.shown is None else plan.shown.to(clean.device)
-    options[RUN] = run = _Run(keyframes, table, not plan.is_straight, shown)
+    options[RUN] = run
     for cond in (c for cs in guider.conds.values() for c in cs):
-        cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.keyframes)}
+        cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.cells)}
     show = None
     if callback is not None:
         show_sheet(callback, plan, latent_image, options)
 
         def show(step, denoised, x, total_steps):
+            clean = run.clean_at(run.cells)
             callback(step, start.to_frame(denoised, clean), start.to_frame(x, clean), total_steps)
 
     grid = sigmas.clone()  # uni_pc writes 0.001 over a last sigma of 0
     virtual = executor(guider, grid, extra_args, show, noise, latent_image, denoise_mask, disable_pbar)
+    clean = run.clean_at(run.cells)
     frames = end.to_frame(virtual * (1 - float(grid[-1])), clean)
     if sigma_end == 0:  # dpm_fast and dpm_adaptive stop one sigma early
         frames = torch.where(per_frame(end.pinned), clean, frames)
@@ -162,42 +213,32 @@ def clean_latents(base: Any, plan: Plan, latent_image: Tensor) -> Tensor:
     return base.process_latent_in(clean.to(latent_image.device, torch.float32))
 
 
-def _numbered(clean: Tensor, schedules: int) -> Tensor:
-    """Clean latents with the number of every frame, counted through all schedules, as one more channel."""
-    number = torch.arange(schedules * clean.shape[2], device=clean.device, dtype=clean.dtype)
-    number = rearrange(number, "(b f) -> b 1 f 1 1", b=schedules)
-    parts = (part.expand(max(schedules, len(clean)), -1, -1, *clean.shape[3:]) for part in (clean, number))
-    return torch.cat(list(parts), dim=1)
-
-
 def _apply_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-    run: _Run = transformer_options[RUN]
-    keyframes = kwargs.pop(KEY, None)  # (B, C + 1, F, H, W) of this window, area and batch
-    if keyframes is None:  # a cond that was encoded after the run began, as PerpNeg does
-        keyframes = run.keyframes.to(x.device).repeat(max(len(x) // len(run.keyframes), 1), 1, 1, 1, 1)
-    if keyframes.shape[2:] != x.shape[2:] or len(keyframes) != len(x):
+    run: _Run = transformer_options[RUN].to(x.device)
+    cells = kwargs.pop(KEY, None)  # (B, 1, F, H, W) of this window, area and batch
+    if cells is None:  # a cond that was encoded after the run began, as PerpNeg does
+        cells = run.cells.to(x.device).repeat(max(len(x) // len(run.cells), 1), 1, 1, 1, 1)
+    if cells.shape[2:] != x.shape[2:] or len(cells) != len(x):
         raise RuntimeError(
             say(
                 "The model was given a latent of {given} (frames, height, width), but its part of the "
                 "schedule is {part}: another node cuts or extends the clip while it is sampled; take it "
                 "out.",
                 given=tuple(x.shape[2:]),
-                part=tuple(keyframes.shape[2:]),
+                part=tuple(cells.shape[2:]),
             )
         )
-    clean, number = keyframes[:, :-1], keyframes[:, -1, :, 0, 0].long()
-    grid = transformer_options["sample_sigmas"].to(x.device) if run.bends else None
-    at = run.table.to(x.device).frames(number).at(t[0], grid)
-    frame = at.to_frame(x, clean)
+    at = run.at(cells, t[0], transformer_options["sample_sigmas"].to(x.device) if run.bends else None)
+    frame = at.to_frame(x, run.clean_at(cells))
     if run.shown is None:
         options = {**transformer_options, RATIO: at.ratio}
         denoised = executor(frame, t, c_concat, c_crossattn, control, options, **kwargs)
     else:  # a frame that is not shown stays as it is
-        seen = run.shown.to(x.device).at(t[0])
+        seen = run.shown.at(t[0])
         options = {**transformer_options, RATIO: at.ratio[:, seen]}
         window = executor(frame[:, :, seen], t, c_concat, c_crossattn, control, options, **kwargs)
         denoised = frame.index_copy(2, seen, window)
-    return at.denoised(x, clean, frame, denoised)
+    return at.denoised(x, run.clean_at(cells), frame, denoised)
 
 
 def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs):
