@@ -61,6 +61,7 @@ def _state(width: Width, precision: str, layers: int | None) -> dict[str, Tensor
     return weights
 
 
+@torch.inference_mode()
 def open_wan(width: Width, precision: str, layers: int | None = None, make: Make = hollow, **options: Any):
     """A MODEL, as UNETLoader makes it of a file.
 
@@ -69,14 +70,16 @@ def open_wan(width: Width, precision: str, layers: int | None = None, make: Make
         make: makes the weights.
         options: ComfyUI's for a model.
     """
+    import comfy.model_base
     import comfy.sd
     import comfy.supported_models
 
     kind = comfy.supported_models.WAN21_T2V
     on_meta = patch.object(kind, "get_model", partialmethod(kind.get_model, device="meta"))
+    stays = patch.object(comfy.model_base.WAN21, "to", lambda self, *_: self)  # it is moved where weights are made
     if precision == "fp8":
         options = {"dtype": torch.float8_e4m3fn, **options}
-    with on_meta, warnings.catch_warnings():
+    with on_meta, stays, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of weights that a model on `meta` does not take
         model = comfy.sd.load_diffusion_model_state_dict(_state(width, precision, layers), model_options=options)
     fill(model.model.diffusion_model, make)
@@ -101,6 +104,7 @@ def _filled(tensor: Any, make: Make) -> Tensor:
     return type(tensor)(data, tensor._layout_cls, replace(tensor._params, scale=torch.ones((), device=data.device)))
 
 
+@torch.inference_mode()
 def open_gguf(width: Width, layers: int | None = None, make: Make = hollow):
     """A MODEL as ComfyUI-GGUF makes it of a file whose blocks' matrices are Q8_0.
 
