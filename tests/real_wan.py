@@ -113,7 +113,7 @@ def open_gguf(width: Width, layers: int | None = None, make: Make = hollow):
     """
     import comfy.sd
 
-    nodes = _gguf_nodes()
+    nodes = gguf_nodes()
     ops = nodes.GGMLOps()
     ops.Linear.dequant_dtype = ops.Linear.patch_dtype = None
     state = {key: _gguf(nodes, key, shape, make) for key, shape in width.shapes(layers).items()}
@@ -130,7 +130,7 @@ def _gguf(nodes: ModuleType, key: str, shape: tuple[int, ...], make: Make) -> Te
     return nodes.GGMLTensor(blocks.flatten(1), tensor_type=kind.Q8_0, tensor_shape=torch.Size(shape))
 
 
-def _gguf_nodes() -> ModuleType:
+def gguf_nodes() -> ModuleType:
     import folder_paths
 
     name = "comfyui_gguf"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from environment.comfyui import PACK
-from tests.pretend import STEPS
+from tests.pretend import BUDGETS, STEPS
 from tests.pretend.scenarios import FAULTS, SCENARIOS, Studio, write_models
 
 ROOMY, TIGHT = ("default", "--gpu-only"), ("--lowvram", "--novram")
@@ -112,6 +112,47 @@ def test_the_reports_show_faults(run_on_card, fault):
     assert [name for name, seen in shown.items() if seen] == [fault]
 
 
+# How far a LoRA that is added in every forward is from one that is merged, and rounded to the weights' precision.
+ROUNDING = {"bf16": 0.02, "fp8": 0.2, "fp8 scaled": 0.2, "GGUF": EXACT}
+
+
+@pytest.fixture(scope="module")
+def run_on_budgets(comfyui, tmp_path_factory):
+    """The reports of tests/pretend/budgets.py."""
+    command = [sys.executable, "-m", "tests.pretend.budgets", str(tmp_path_factory.mktemp("budgets"))]
+    done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("precision", ROUNDING)
+class TestBudgets:
+    """A schedule and a LoRA on cards that hold all of a model's weights, some, or few."""
+
+    @pytest.fixture
+    def report(self, run_on_budgets, precision, budget):
+        if precision == "GGUF" and f"GGUF, {budget}" not in run_on_budgets:
+            pytest.skip("ComfyUI-GGUF is not in ComfyUI's custom_nodes: install it to test GGUF files")
+        return SimpleNamespace(**run_on_budgets[f"{precision}, {budget}"])
+
+    def test_gives_what_the_cpu_gives(self, report, precision):
+        assert report.distances["schedule"] < EXACT
+        assert report.distances["LoRA"] < (ROUNDING[precision] if report.offloaded else EXACT)
+
+    def test_the_lora_is_computed_in_every_forward_for_offloaded_weights_alone(self, report, precision, budget):
+        low, high = {"24 GB": (0.99, 1.0), "16 GB": (0.5, 0.9), "8 GB": (0.02, 0.5)}[budget]
+        assert low < report.share < high, "the card holds as much as this test is about"
+        offloaded = 0 if precision == "GGUF" else report.offloaded  # whose own layers add it wherever a weight is
+        assert report.patched_in_forward == {"loaded": 0, "offloaded": offloaded}
+        assert (report.offloaded > 0) == (budget != "24 GB")
+
+    def test_takes_what_plain_sampling_takes(self, report):
+        assert report.asked["LoRA"] == report.asked["schedule"] == report.asked["plain"]
+        assert report.peaks["LoRA"] - report.peaks["plain"] < 4 * report.latent, "of the two conds' latents, two copies"
+        assert report.left == {}
+
+
 @pytest.mark.skipif(find_spec("diffusers") is None, reason="Diffusers is not installed: pip install .[diffusers]")
 @pytest.mark.parametrize("scenario", ["text to video", "keyframes", "LoRA"])
 class TestDiffusersOffload:
@@ -131,3 +172,13 @@ class TestDiffusersOffload:
     def test_waits_no_more_than_diffusers_own(self, run_on_card, scenario):
         report = run_on_card("diffusers")[0][scenario]
         assert added_waits(report) <= 0, (report.growth, report.plain_growth)
+
+
+@pytest.mark.skipif(find_spec("diffusers") is None, reason="Diffusers is not installed: pip install .[diffusers]")
+@pytest.mark.parametrize("way", ["sequential", "groups"])
+def test_diffusers_other_offloads_give_what_the_cpu_gives(run_on_card, way):
+    reports, results = run_on_card("diffusers")
+    assert distance(results[way], results["LoRA on the CPU"]) < EXACT
+    assert 0 < reports[way].peak < 0.8 * reports["LoRA"].peak, "far less than with an expert on the card"
+    own = ("/schedulers/", "accelerate/")  # sequential offload keeps a weight there
+    assert [line for line in reports[way].left if not any(part in line for part in own)] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pusa_core.keyframes import still_keyframe
 from tests import tiny
 
 from . import STEPS
-from .device import NAME, card
+from .device import DEVICE, NAME, card
 from .report import examine
 
 SIZE, LENGTH = 64, 21  # pixels, pixel frames
@@ -36,7 +37,26 @@ def run_all(mode: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[st
         reports[name]["plain_growth"] = reports["text to video"]["growth"]
         if result is not None:
             results[name] = result
+    for way, offload in OFFLOADS.items():
+        pipe = open_pipe(folder)
+        gc.collect()  # the weights of the one before
+        card.watch()
+        offload(pipe)
+        results[way] = lora(pipe, folder, STEPS[-1]).cpu()
+        gc.collect()
+        reports[way] = {"left": card.owners(), "peak": card.peak}
     return reports, results
+
+
+def offload_groups(pipe: PusaWanPipeline) -> None:
+    groups_on_the_card()
+    pipe.enable_group_offload(DEVICE, offload_type="leaf_level")
+
+
+OFFLOADS: dict[str, Callable[[PusaWanPipeline], None]] = {
+    "sequential": lambda pipe: pipe.enable_sequential_cpu_offload(device=NAME),
+    "groups": offload_groups,
+}
 
 
 def groups_on_the_card() -> None:
