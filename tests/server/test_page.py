@@ -91,7 +91,7 @@ def test_sorted_by_name_those_that_need_no_download_lead(page):
     )
     shown = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
     browser.keyboard.press("Escape")
-    assert shown[: len(free)] == free and len(shown) == len(TITLES)
+    assert shown[: len(free)] == free and len(shown) > len(free), "the page shows more when one scrolls"
 
 
 def opened(page, graph, api, name):

@@ -227,7 +227,9 @@ NOT_NEEDED = ("seed", "noise_seed", "filename_prefix")
 
 
 def values_to_set(server, name):
-    """Widgets that are not as a new node has them, and files that are dropped on the timeline."""
+    """Widgets that are not as a new node has them, and files that are dropped on the timeline.
+
+    A model's file is to be chosen, whichever of them a server lists first."""
     count = 0
     for node in api_of(name).values():
         about = server.object_info(node["class_type"])["input"]
@@ -236,7 +238,7 @@ def values_to_set(server, name):
             if key == "timeline":
                 count += sum(1 + (item["noise"] != DROPPED.get(item["at"])) for item in json.loads(value)["items"])
             elif key in inputs and key not in NOT_NEEDED and not isinstance(value, list):
-                count += value != first_value(*inputs[key])
+                count += str(value).endswith((".safetensors", ".pt")) or value != first_value(*inputs[key])
     return count
 
 
