@@ -25,7 +25,7 @@ from ...capabilities import (
 )
 from ...messages import either, fault, mark, say
 from ...plan import Plan
-from .files import checkpoint_file
+from .files import safetensors_file
 from .lora_warnings import warn_loras
 
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
@@ -89,8 +89,8 @@ def warn_beyond_training(model: ModelPatcher, plan: Plan) -> None:
 
 def lacks_frame_rate(model: ModelPatcher) -> bool:
     """Whether a model's file has a frame-rate embedding that is not on it, if ComfyUI remembers the file (0.8.0: no)."""
-    path = checkpoint_file(model)
-    if path is None or path.suffix not in (".safetensors", ".sft") or RATE_PATCH in model.patches:
+    path = safetensors_file(model)
+    if path is None or RATE_PATCH in model.patches:
         return False
     with safe_open(path, "pt") as file:
         return any(name.endswith(RATE_EMBEDDING) for name in file.keys())  # noqa: SIM118  # no mapping

@@ -20,6 +20,12 @@ def checkpoint_file(model: ModelPatcher) -> Path | None:
     return path if path and path.is_file() else None
 
 
+def safetensors_file(model: ModelPatcher) -> Path | None:
+    """The same, if it is one whose header and metadata can be read."""
+    path = checkpoint_file(model)
+    return path if path and path.suffix in (".safetensors", ".sft") else None
+
+
 def read_state(path: Path, wanted: str) -> dict[str, Tensor]:
     """The tensors of a file; those of a .safetensors file stay on the disk until they are used.
 

@@ -16,7 +16,7 @@ from ...lora import PusaLora
 from ...messages import mark, say
 from ...provenance import ANCHOR, MergedLora, identify, merged_before, merged_loras, pair_id, repeated, swapped
 from ...provenance import expert as expert_of
-from .files import checkpoint_file
+from .files import checkpoint_file, safetensors_file
 
 
 def lora_warnings(model: ModelPatcher, lora: PusaLora, expert: str | None) -> list[str]:
@@ -81,8 +81,8 @@ def lora_patches(model: ModelPatcher) -> list[tuple[str, float]]:
 
 
 def _merged(model: ModelPatcher) -> tuple[MergedLora, ...]:
-    path = checkpoint_file(model)
-    if path is None or path.suffix not in (".safetensors", ".sft"):
+    path = safetensors_file(model)
+    if path is None:
         return ()
     try:
         with safe_open(path, "pt") as file:
