@@ -35,7 +35,7 @@ def compare(name: str, source: str) -> Iterator[str]:
         return
     path = LOCALES / name / FILES[source]
     english, other = flatten(read(ENGLISH / source)), flatten(read(path))
-    where = path.relative_to(PACK).as_posix()
+    where, nodes = path.relative_to(PACK).as_posix(), titles(name)
     yield from (f"{where} lacks {key!r}" for key in english.keys() - other.keys())
     yield from (f"{where} has {key!r}, which English does not" for key in other.keys() - english.keys())
     for key in english.keys() & other.keys():
@@ -45,10 +45,26 @@ def compare(name: str, source: str) -> Iterator[str]:
             yield f"{where} has other placeholders than English in {key!r}"
         elif source == "nodes.json" and SPECIAL.search(other[key]):
             yield f"{where} has one of {{}}@|$, which the page does not show as they are, in {key!r}"
+        yield from (f"{where} calls a node {title!r} in {key!r}" for title in misnamed(other[key], nodes))
+
+
+def titles(name: str) -> dict[str, str]:
+    """English titles of nodes, with those of a language where they differ."""
+    english, other = (flatten(read(path)) for path in (ENGLISH / "nodes.json", LOCALES / name / FILES["nodes.json"]))
+    keys = [key for key in english if key.endswith("display_name") and english[key] != other.get(key, english[key])]
+    return {english[key]: other[key] for key in keys}
+
+
+def misnamed(text: str, titles: dict[str, str]) -> list[str]:
+    """The nodes that a text calls by their English titles, which a page of another language shows nowhere."""
+    for title in titles.values():
+        text = text.replace(title, "")
+    return [title for title in titles if title in text]
 
 
 def compare_pages(name: str) -> Iterator[str]:
     """Which help pages are missing, or show other pictures than the English ones."""
+    nodes = titles(name)
     for page in sorted(PAGES.glob("*.md")):
         other = PAGES / page.stem / f"{name}.md"
         where = other.relative_to(PACK).as_posix()
@@ -56,6 +72,9 @@ def compare_pages(name: str) -> Iterator[str]:
             yield f"{where} is missing"
         elif pictures(other) != pictures(page):
             yield f"{where} shows other pictures than the English page"
+        else:
+            named = misnamed(other.read_text(encoding="utf-8"), nodes)
+            yield from (f"{where} calls a node {title!r}" for title in named)
 
 
 def pictures(page: Path) -> list[str]:

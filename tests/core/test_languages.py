@@ -59,14 +59,19 @@ def test_faults_are_found(tmp_path, monkeypatch):
     for name, value in {"PACK": tmp_path, "LOCALES": english.parent, "ENGLISH": english, "PAGES": pages}.items():
         monkeypatch.setattr(compare, name, value)
     write(english / "messages.json", {"{n} frames": "{n} frames", "a": "a", "b": "b", "c": "c", "{d:g}": "{d:g}"})
-    write(other / "messages.json", {"{n} frames": "{m} Frames", "a": "A", "c": " ", "e": "E", "{d:g}": "{d}"})
-    write(english / "nodes.json", {"PusaNode": {"inputs": {"x": {"tooltip": "x"}, "y": {"tooltip": "y"}}}})
-    write(other / "nodeDefs.json", {"PusaNode": {"inputs": {"x": {"tooltip": "a | b"}, "y": {"tooltip": "Y"}}}})
-    (pages / "PusaNode.md").write_text("![A](../a.png)", encoding="utf-8")
-    (pages / "PusaNode" / "de.md").write_text("![B](../b.png)", encoding="utf-8")
+    write(other / "messages.json", {"{n} frames": "{m} Frames", "a": "to My Node", "c": " ", "e": "E", "{d:g}": "{d}"})
+    node = {"display_name": "My Node", "inputs": {"x": {"tooltip": "x"}, "y": {"tooltip": "y"}}}
+    write(english / "nodes.json", {"PusaNode": node})
+    node = {"display_name": "Mein Node", "inputs": {"x": {"tooltip": "a | b"}, "y": {"tooltip": "My Mein Node"}}}
+    write(other / "nodeDefs.json", {"PusaNode": node})
+    for name, picture in {"PusaNode": "b", "PusaOther": "a"}.items():
+        (pages / name).mkdir(exist_ok=True)
+        (pages / f"{name}.md").write_text("![A](../a.png)", encoding="utf-8")
+        (pages / name / "de.md").write_text(f"![B](../{picture}.png) My Node", encoding="utf-8")
 
     assert compare.begun() == ["de"]
     assert sorted(compare.faults("de")) == [
+        "locales/de/messages.json calls a node 'My Node' in 'a'",
         "locales/de/messages.json has 'e', which English does not",
         "locales/de/messages.json has other placeholders than English in '{d:g}'",
         "locales/de/messages.json has other placeholders than English in '{n} frames'",
@@ -75,6 +80,7 @@ def test_faults_are_found(tmp_path, monkeypatch):
         "locales/de/nodeDefs.json has one of {}@|$, which the page does not show as they are, in "
         "'PusaNode / inputs / x / tooltip'",
         "web/docs/PusaNode/de.md shows other pictures than the English page",
+        "web/docs/PusaOther/de.md calls a node 'My Node'",
     ]
 
 
