@@ -57,6 +57,15 @@ function chain(owner, method, more) {
 	};
 }
 
+const left = new Map(); // id of a node -> its element when the node went
+
+/** After an undo Nodes 2.0 goes on showing the element of the node that was there before. */
+function takePlace(node, element) {
+	const before = left.get(node.id);
+	left.delete(node.id);
+	if (before?.isConnected && !element.isConnected) before.replaceWith(element);
+}
+
 function timelineWidget(node, name, spec) {
 	const watched = new Set();
 	const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
@@ -80,6 +89,8 @@ function timelineWidget(node, name, spec) {
 	widget.value = spec[1].default;
 	watch(widgetOf(node, "length"));
 	chain(node, "onConnectionsChange", () => ui.refresh());
+	chain(node, "onRemoved", () => left.set(node.id, ui.root));
+	chain(node, "onConfigure", () => setTimeout(takePlace, 0, node, ui.root));
 	chain(node, "onExecuted", (output) => {
 		schedule = readSchedule(output.schedule[0]);
 		ui.refresh();

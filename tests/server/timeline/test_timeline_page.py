@@ -75,6 +75,20 @@ def test_a_gesture_is_one_step_to_undo(hands):
     assert seen == [moved, list(WITH_CLIP), moved, drawn]
 
 
+def test_what_is_shown_after_an_undo_is_the_value_and_can_be_dragged(hands):
+    hands.new(items=TWO)
+    hands.browser.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    shown = hands.browser.locator(".pt-item").nth(1)
+    for command, there in (("", 5), ("Undo", 10), ("Redo", 5), ("Undo", 10)):
+        if command:
+            hands.undo(command)
+        else:
+            hands.drag(hands.point(10, LANES["items"]), hands.point(5, LANES["items"]))
+        assert [shown.get_attribute("aria-valuenow"), hands.value()[1]["at"]] == [str(4 * there), 4 * there]
+    hands.drag(hands.point(10, LANES["items"]), hands.point(15, LANES["items"]))
+    assert [item["at"] for item in hands.value()] == [0, 60]
+
+
 def test_reload_and_copies_keep_it(hands):
     hands.new(items=WITH_CLIP)
     before = hands.value()
