@@ -100,10 +100,10 @@ export function attachHands(ui) {
 		const { key, target, target: { dataset: { side } } } = event;
 		const command = event.ctrlKey || event.metaKey;
 		const isText = target.closest("input");
-		if (isText || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation(); // not for the node
+		if (isText || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation();
 		if (isText || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
 		const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
-		if (!action) return false;
+		if (!action) return key === "Delete" || key === "Backspace"; // not for the node
 		action();
 		const shown = ui.elements.get(ui.selected);
 		(side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
@@ -119,10 +119,8 @@ function actionOf(ui, { key, altKey }, side) {
 	if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
 	const remove = () => ui.removeItem();
 	const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
-	return actions[key];
+	return actions[key] ?? actions[key.toLowerCase()];
 }
-
-// --- gestures: `move` shows, on an item that changes in the end
 
 function ghostAt(first, count, more = "") {
 	return { first, count, text: `${placeWords({ frame: STRIDE * first, first, count })} ${more}`.trim() };

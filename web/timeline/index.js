@@ -48,7 +48,6 @@ function commit() {
 	(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
-/** Calls more after a method, with its arguments. */
 function chain(owner, method, more) {
 	const before = owner[method];
 	owner[method] = function (...values) {
@@ -57,14 +56,7 @@ function chain(owner, method, more) {
 	};
 }
 
-const left = new Map(); // id of a node -> its element when the node went
-
-/** After an undo Nodes 2.0 goes on showing the element of the node that was there before. */
-function takePlace(node, element) {
-	const before = left.get(node.id);
-	left.delete(node.id);
-	if (before?.isConnected && !element.isConnected) before.replaceWith(element);
-}
+const left = new Map(); // by id, the elements of nodes that went: after an undo Nodes 2.0 goes on showing them
 
 function timelineWidget(node, name, spec) {
 	const watched = new Set();
@@ -90,7 +82,7 @@ function timelineWidget(node, name, spec) {
 	watch(widgetOf(node, "length"));
 	chain(node, "onConnectionsChange", () => ui.refresh());
 	chain(node, "onRemoved", () => left.set(node.id, ui.root));
-	chain(node, "onConfigure", () => setTimeout(takePlace, 0, node, ui.root));
+	chain(node, "onConfigure", () => setTimeout(() => ui.root.isConnected || left.get(node.id)?.replaceWith(ui.root)));
 	chain(node, "onExecuted", (output) => {
 		schedule = readSchedule(output.schedule[0]);
 		ui.refresh();

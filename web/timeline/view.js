@@ -114,7 +114,6 @@ export class Timeline {
 		if (item) this.say(this.summary(item));
 	}
 
-	/** Adds a picture or clip near a latent frame, or into an empty place there. */
 	async add(source, latent = null) {
 		const { error } = source.media ? await media.learn(source.media) : {};
 		if (error) return this.say(error, true);
@@ -244,7 +243,6 @@ export class Timeline {
 		this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
 	}
 
-	/** Draws what a gesture changes. */
 	redraw() {
 		if (!this.edges) return;
 		const { width, scroll, edges, selected, ghost, dragged } = this;

@@ -48,6 +48,14 @@ def test_by_keys_alone(hands):
     assert len(hands.value()) == 2
 
 
+def test_del_where_nothing_is_left_does_not_reach_the_node(hands):
+    hands.new(items=TWO[:1])
+    hands.browser.evaluate("app.canvas.selectItems([app.graph.nodes[0]])")
+    hands.focus(0)
+    hands.press("Shift+H", "Delete", "Delete", "Backspace")
+    assert hands.value() == [] and hands.browser.evaluate("app.graph.nodes.length") == 1
+
+
 def test_what_lies_at_the_end_stays_there(hands):
     hands.new(items=TWO)
     hands.focus(1)
