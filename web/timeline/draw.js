@@ -133,7 +133,6 @@ function drawHeat(pen) {
 	});
 }
 
-/** The line between Wan2.2's two experts. */
 function drawSwitch(pen) {
 	const { fill, sigmas, boundary, scroll, width } = pen;
 	const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));

@@ -11,7 +11,6 @@ export const latentOf = (frame) => Math.floor((frame + STRIDE - 1) / STRIDE);
 export const framesOf = (latent) => (latent === 0 ? [0, 0] : [STRIDE * (latent - 1) + 1, STRIDE * latent]);
 export const latentsOf = (length) => latentOf(Math.max(1, length) - 1) + 1;
 
-/** The items of a value, null where it cannot be shown. */
 export function parse(text) {
 	if (!text?.trim()) return [];
 	try {
@@ -75,7 +74,6 @@ export function noiseOf({ noise = 0.2 }, count) {
 	return Array.from({ length: count }, (_, i) => clamp(sigmaAt(all, i) || 0, 0, 1));
 }
 
-/** As one number where they are equal. */
 export function setNoise(item, values) {
 	const rounded = values.map((value) => Math.round(clamp(value, 0, 1) * 1000) / 1000);
 	item.noise = new Set(rounded).size === 1 ? rounded[0] : rounded;
@@ -98,10 +96,8 @@ export function readSchedule(text) {
 	return new Map(frames.map(([index, { sigmas, multiplier }]) => [Number(index), sigmas ?? [[0, 0], [1, multiplier]]]));
 }
 
-/** Places and noise, and how clips are taken; `same` uses one clip for all. */
 export const PRESETS = await (await fetch(new URL("presets.json", import.meta.url))).json();
 
-/** An item's place, for a clip or a single picture. */
 export function fitted(item, isClip) {
 	if (isClip) return { ...item, take: item.take ?? [0, 1] };
 	return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };

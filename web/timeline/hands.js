@@ -74,7 +74,7 @@ export function attachHands(ui) {
 		const at = point(event).latent;
 		ui.ghost = event.type === "dragover" ? ghostAt(at, 1) : null;
 		ui.later();
-		if (event.type === "drop") ui.addFiles(filesOf(event.dataTransfer), at);
+		if (event.type === "drop") ui.addFiles(event.dataTransfer.files, at);
 		return event.dataTransfer.types.includes("Files");
 	});
 	on("paste", ({ clipboardData, target }) => {
@@ -163,7 +163,6 @@ function trimGesture(ui, item, atStart, from) {
 	};
 }
 
-/** Draws noise: on one latent frame its value, over several a ramp. */
 function noiseGesture(ui, from) {
 	const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) * 20) / 20;
 	const before = ui.places().filter(({ fits }) => fits);

@@ -22,7 +22,6 @@ function nodesBehind(node) {
 	return [...found].slice(1);
 }
 
-/** Sigmas, switch of the experts and frame rate, as the nodes behind have them. */
 function samplingOf(node, watch) {
 	const found = { steps: 10, shift: 5, fps: 16, boundary: null };
 	for (const next of nodesBehind(node).reverse()) {

@@ -11,9 +11,11 @@ const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
 export const isClipName = (name) => VIDEO.test(bare(name)) || ANIMATED.test(bare(name));
 
-export const filesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => /^(image|video)\//.test(file.type));
+const isMedia = ({ type, name }) => /^(image|video)\//.test(type) || VIDEO.test(name);
+export const filesOf = (transfer) => [...(transfer?.files ?? [])].filter(isMedia);
 
 export async function upload(file) {
+	if (!isMedia(file)) throw new Error(t("notUploaded", { name: file.name, why: file.type || "?" }));
 	const body = new FormData();
 	const fields = { image: file, type: "input", subfolder: FOLDER };
 	for (const name in fields) body.append(name, fields[name]);
@@ -26,6 +28,7 @@ export async function upload(file) {
 
 /** How many frames an item's file has, if that is known by now. */
 export const totalOf = (item) => facts.get(item.media)?.frames;
+export const errorOf = (item) => facts.get(item.media)?.error;
 
 /** Asks the server about a file, once; calls `ready` when it has answered. */
 export async function learn(name, ready) {

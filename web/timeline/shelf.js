@@ -5,7 +5,7 @@ import { clamp, isFilled, taken } from "./format.js";
 import * as media from "./media.js";
 import { t } from "./words.js";
 
-const WIDEST = 84; // pixels of a picture
+const WIDEST = 84;
 
 export function showItems(ui) {
 	for (const [item, shown] of ui.elements) if (!ui.items.includes(item)) shown.remove(), ui.elements.delete(item);
@@ -31,12 +31,12 @@ function putAt(shelf, shown, index) {
 }
 
 export function showItem(ui, places, index) {
-	const { item, count, fits } = places[index];
+	const { item, count } = places[index];
 	const shown = ui.elements.get(item);
 	const dragged = ui.dragged?.item === item && ui.dragged.box;
 	const [left, width] = dragged || boxOf(ui, places, index);
 	shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
-	const states = { selected: item === ui.selected, clip: count > 1, outside: !fits, empty: !isFilled(item), dragged, ended: item.at < 0 };
+	const states = { selected: item === ui.selected, clip: count > 1, outside: ui.faultOf(places[index], places), empty: !isFilled(item), dragged, ended: item.at < 0 };
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
 	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
@@ -53,16 +53,18 @@ function describe(ui, shown, { item, frame, fits, frames }, name) {
 	}
 }
 
-/** Left edge and width: a clip fills its latent frames, a picture is centred on its own, as wide as there is room. */
+/** Left edge and width: a picture is as wide as there is room; several in one place share it. */
 export function boxOf({ edges }, places, index) {
 	const { first, count } = places[index];
 	const end = edges.length - 1;
 	const [left, right] = [edges[first], edges[Math.min(end, first + count)]];
 	if (count > 1) return [left + 1, right - left - 2];
+	const pile = places.filter((at) => at.first === first);
 	const [before, after] = [places[index - 1], places[index + 1]];
 	const room = Math.min(before ? left - edges[before.first + before.count] : Infinity, after ? edges[after.first] - right : Infinity);
 	const width = Math.max(right - left - 2, Math.min(right - left + room - 2, WIDEST));
-	return [clamp((left + right - width) / 2, 0, edges[end] - width), width];
+	const share = width / pile.length;
+	return [clamp((left + right - width) / 2, 0, edges[end] - width) + share * pile.indexOf(places[index]), share];
 }
 
 /** A clip's first, middle and last frame, or one; behind them its name, for what no browser shows. */

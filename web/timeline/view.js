@@ -75,7 +75,6 @@ export class Timeline {
 		return Boolean(this.host.settings().pusa_fold);
 	}
 
-	/** Where an item finds room among the others. */
 	freePlace(wanted, item, count, ways) {
 		const occupied = Array(this.latents).fill(false);
 		for (const at of this.places()) if (at.fits && at.item !== item) occupied.fill(true, at.first, at.first + at.count);
@@ -97,9 +96,17 @@ export class Timeline {
 		this.changedItem(item, free === wanted ? "" : t("taken", { latent: wanted }));
 	}
 
+	/** Why a run would refuse it. */
+	faultOf({ item, fits, first, count }, places = this.places()) {
+		if (!fits) return t("outside");
+		const meets = (other) => other.fits && other.item !== item && other.first < first + count && first < other.first + other.count;
+		return media.errorOf(item) ?? (places.some(meets) && t("taken", { latent: first }));
+	}
+
 	describe(item) {
 		const at = this.placeOf(item);
-		if (!at.fits) return t("outside");
+		const fault = this.faultOf(at);
+		if (fault) return fault;
 		const noise = noiseWords(at.noise[0], at.noise.at(-1));
 		return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
 	}
@@ -126,7 +133,7 @@ export class Timeline {
 
 	addNew(source, latent) {
 		const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
-		const most = 4 * Math.max(0, this.latents - 2) + 1; // some are left to make
+		const most = 4 * Math.max(0, this.latents - 2) + 1;
 		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
 		const place = { item: { ...source, behaviour: "hold" }, count: latentsOf(frames), frames };
@@ -136,7 +143,6 @@ export class Timeline {
 		});
 	}
 
-	/** Puts a new item on the nearest free place; `settings` makes what depends on it. */
 	insert(place, latent, words, settings) {
 		const { item, count } = place;
 		const free = this.freePlace(clamp(latent, 0, this.latents - count), item, count);
@@ -161,7 +167,6 @@ export class Timeline {
 		this.changedItem(item);
 	}
 
-	/** Takes more or fewer latent frames of a clip, at its start or end, if it can. */
 	trim(item, atStart, more) {
 		const [at, total] = [this.placeOf(item), media.totalOf(item)];
 		const frames = item.take && taken(item, total);
@@ -220,7 +225,10 @@ export class Timeline {
 		showItems(this);
 		for (const { media: name } of this.items) if (name) media.learn(name, () => this.refresh());
 		if (!parse(this.text)) this.say(t("unreadable"), true);
-		else if (!this.selected) this.say(t("idle"));
+		else if (!this.selected) {
+			const wrong = this.places().find((at, _, places) => this.faultOf(at, places))?.item;
+			this.say(wrong ? this.summary(wrong) : t("idle"), !!wrong);
+		}
 	}
 
 	scrollTo(x) {
@@ -280,7 +288,6 @@ function presetButton({ name, slots }, onclick) {
 	return button(t(name), onclick, bars ? build("i", { className: "glyph" }, ...bars) : "", build("span", {}, t(name)));
 }
 
-/** Colours for canvases, and screen pixels for each of the page's. */
 function readTheme(root) {
 	const { color: ink, backgroundColor: paper, outlineColor: accent } = getComputedStyle(root);
 	const scale = (root.getBoundingClientRect().width / root.offsetWidth) * devicePixelRatio || 1;

@@ -3,7 +3,7 @@
 import json
 
 from tests.server.conftest import CLIP
-from tests.server.timeline.hands import LANES, TWO, WITH_CLIP
+from tests.server.timeline.hands import DROP, LANES, TWO, WITH_CLIP
 
 
 def test_three_pictures_a_clip_and_a_ramp_by_hand(hands, files):
@@ -24,6 +24,13 @@ def test_three_pictures_a_clip_and_a_ramp_by_hand(hands, files):
         set(item) == {"at", "media", "noise", "behaviour", *(["take"] if i == 2 else [])} for i, item in enumerate(items)
     )
     assert {item["behaviour"] for item in items} == {"hold"}
+
+
+def test_a_file_that_is_no_picture_is_told(hands):
+    hands.new(items=TWO)
+    hands.browser.evaluate(DROP, ["notes.txt", "aGk=", "text/plain", *hands.point(5, LANES["items"])])
+    hands.browser.wait_for_timeout(300)
+    assert hands.status() == "notes.txt was not uploaded: text/plain." and len(hands.value()) == 2
 
 
 def test_by_keys_alone(hands):

@@ -31,6 +31,21 @@ def test_sigma_is_colour_and_follows_the_hand(hands):
     mouse.up()
 
 
+def test_what_a_run_would_refuse_is_seen_and_told(hands):
+    """A video made shorter than its items' places, and a file that is gone."""
+    ends = [{"at": at, "media": "end_frame.jpg"} for at in (-1, 60)]
+    hands.new(41, items=(*TWO, *ends))
+    shown = hands.browser.locator(".pt-item")
+    wrong = [i for i in range(4) if "outside" in shown.nth(i).get_attribute("class").split()]
+    assert wrong == [1, 2, 3] and hands.status() == "end_frame.jpg: Latent 10 is taken."
+    boxes = [shown.nth(i).bounding_box() for i in (1, 2, 3)]
+    assert all(one["x"] + one["width"] <= other["x"] + 0.5 for one, other in zip(boxes, boxes[1:])), "none lies on another"
+    hands.new(items=(TWO[0], {"at": 40, "media": "gone.png"}))
+    hands.browser.wait_for_timeout(300)
+    assert hands.status().startswith('gone.png: the file "gone.png" is not in')
+    assert "outside" in shown.nth(1).get_attribute("class").split()
+
+
 def test_a_bent_map_is_shown_as_it_is(hands):
     hands.new(items=TWO)
     hands.connect("PusaKeyframe", to="keyframes")
