@@ -36,7 +36,7 @@ def test_a_file_that_is_no_picture_is_told(hands):
 def test_by_keys_alone(hands):
     hands.new(items=WITH_CLIP)
     hands.focus(1)
-    hands.press("ArrowRight", "ArrowRight", "Alt+ArrowUp", "h")
+    hands.press("ArrowRight", "ArrowRight", "Alt+ArrowUp", "h", "Shift+H", "h")
     assert hands.value()[1] == {"at": 48, "media": "end_frame.jpg", "noise": 0.35, "behaviour": "hold"}
     shown = hands.browser.locator(".pt-item").nth(1)
     assert shown.get_attribute("role") == "slider" and shown.get_attribute("aria-valuenow") == "48"
@@ -59,7 +59,7 @@ def test_del_where_nothing_is_left_does_not_reach_the_node(hands):
     hands.new(items=TWO[:1])
     hands.browser.evaluate("app.canvas.selectItems([app.graph.nodes[0]])")
     hands.focus(0)
-    hands.press("Shift+H", "Delete", "Delete", "Backspace")
+    hands.press("Delete", "Delete", "Backspace")
     assert hands.value() == [] and hands.browser.evaluate("app.graph.nodes.length") == 1
 
 
