@@ -184,9 +184,12 @@ def _accelerator(settings: Settings) -> Accelerator:
     )
     if accelerator.is_fsdp2:  # as in one process: weights in the dtypes that they have, timesteps and gradients in fp32
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    plugin = accelerator.state.deepspeed_plugin
+    if settings.ema is not None and plugin is not None and plugin.zero_stage == 3:
+        raise ValueError("--ema was given with ZeRO-3, which leaves no weights to average: take trainer/fsdp2.yaml.")
     accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
-    if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read the sizes off
-        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+    if plugin is not None:  # has no data loader to read the sizes off
+        plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": settings.micro_batch,
             "gradient_accumulation_steps": share,
             "gradient_clipping": settings.max_grad_norm or 0.0,
