@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from pusa_core.hosts.diffusers import WanTransformer3DModel
 from pusa_core.hosts.diffusers.lora import linear_shapes
@@ -17,6 +16,7 @@ from pusa_core.lora import DIFFUSERS_KINDS, PusaLora, fit, read_lora
 from pusa_core.wan import diffusers_key, original_key
 
 from .settings import Settings
+from .shards import gathered, whole
 
 
 def train_lora(wan: WanTransformer3DModel, settings: Settings) -> list[nn.Parameter]:
@@ -77,16 +77,12 @@ def add_lora(
 def lora_state(wan: WanTransformer3DModel) -> dict[str, Tensor]:
     """The LoRA under names that stock loaders know: `diffusion_model.blocks.0.self_attn.q.lora_A.weight`."""
     state = {}
-    for key, tensor in get_peft_model_state_dict(wan).items():
-        module, _, part = key.partition(".lora_")
-        name = original_key(f"{module}.weight").removesuffix(".weight")
-        state[f"diffusion_model.{name}.lora_{part}"] = _whole(tensor).detach().cpu().contiguous()
+    with gathered(weight for weight in wan.parameters() if weight.requires_grad):
+        for key, tensor in get_peft_model_state_dict(wan).items():
+            module, _, part = key.partition(".lora_")
+            name = original_key(f"{module}.weight").removesuffix(".weight")
+            state[f"diffusion_model.{name}.lora_{part}"] = whole(tensor).detach().to("cpu", copy=True).contiguous()
     return state
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 has divided over processes, which all call this; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def save_weights(

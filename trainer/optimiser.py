@@ -12,6 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from .settings import Settings
+from .shards import divided_as, whole
 
 
 def make_optimizer(weights: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
@@ -53,6 +54,16 @@ class Average:
     def to(self, device: torch.device) -> None:
         if self.ema is not None:
             self.ema.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With whole tensors, for which all processes call this."""
+        state = self.ema.state_dict() if self.ema is not None else {}
+        return {**state, "shadow_params": [whole(part) for part in state.get("shadow_params", [])]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.ema is not None:
+            parts = [divided_as(part, weight) for part, weight in zip(state["shadow_params"], self.weights)]
+            self.ema.load_state_dict({**state, "shadow_params": parts})
 
     def step(self) -> None:
         if self.ema is not None:

@@ -22,22 +22,26 @@ STEPS, CFG, FPS = 10, 3.0, 16
 
 
 class Preview:
-    """Makes the same clips at every call, so that they can be compared.
+    """Makes the same clips at every call, so that they can be compared. All processes run the model, which may be divided
+    over them; the one that has a VAE writes the clips.
 
     Raises:
         ValueError: the VAE is not that of the clips, or the cache has no negative prompt.
     """
 
-    def __init__(self, settings: Settings, vae: Path, clips: ClipCache):
+    def __init__(self, settings: Settings, vae: Path | None, clips: ClipCache):
         self.settings = settings
         self.clips = clips
         self.negative = clips.negative()
         self.folder = settings.output / "samples"
-        self.decode = _decoder(vae, clips.channels)
+        self.decode = None if vae is None else _decoder(vae, clips.channels)
 
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
         for index, wanted in enumerate(samples_of(self.clips, self.settings.samples)):
-            frames = self.decode(self._make(wan, wanted, accelerator.device))
+            latent = self._make(wan, wanted, accelerator.device)
+            if self.decode is None:
+                continue
+            frames = self.decode(latent)
             write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
             log_image(accelerator, f"sample {index}", strip, step)

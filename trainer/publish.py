@@ -39,8 +39,8 @@ def write_result(accelerator: Accelerator, wan: Any, settings: Settings, clips: 
 
 
 def whole_state(accelerator: Accelerator, wan: Any) -> dict[str, Tensor]:
-    """All weights under their original names."""
-    state = accelerator.get_state_dict(wan)
+    """All weights under their original names; under ZeRO-3 the main process alone has them."""
+    state = accelerator.get_state_dict(wan) or {}
     return {original_key(key): tensor.detach().cpu().contiguous() for key, tensor in state.items()}
 
 

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm import tqdm
 
 from pusa_core import devices
@@ -82,7 +83,7 @@ class Run:
         schedule: None where the learning rate stays.
         held_out: clips that are not trained on.
         first: the step to go on from.
-        preview: None where no sample clips are made, or another process makes them.
+        preview: None where no sample clips are made.
     """
 
     accelerator: Accelerator
@@ -107,8 +108,8 @@ def _begin(settings: Settings) -> Run:
     _check_fit(wan, clips)
     check_settings(accelerator, settings, clips)
     preview = None
-    if settings.sample_every and settings.vae is not None and accelerator.is_main_process:
-        preview = Preview(settings, settings.vae, clips)
+    if settings.sample_every and settings.vae is not None:
+        preview = Preview(settings, settings.vae if accelerator.is_main_process else None, clips)
     weights = list(wan.requires_grad_(True).parameters()) if settings.full else train_lora(wan, settings)
     save_memory(wan, settings, accelerator.device)
     optimizer = make_optimizer(weights, settings)
@@ -117,7 +118,8 @@ def _begin(settings: Settings) -> Run:
     wan, optimizer = accelerator.prepare(wan, optimizer, **placement)
     weights = [weight for weight in wan.parameters() if weight.requires_grad]
     average = Average(weights, settings.ema)
-    accelerator.register_for_checkpointing(*(part for part in (schedule, average.ema) if part is not None))
+    states = (schedule, average if settings.ema is not None else None)
+    accelerator.register_for_checkpointing(*(state for state in states if state is not None))
     if not settings.full:
         save_only_lora(accelerator)
     first = resume(accelerator, settings)
@@ -180,11 +182,14 @@ def _accelerator(settings: Settings) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=PRECISION[settings.dtype], log_with=list(settings.trackers) or None, project_dir=settings.output
     )
-    if settings.ema is not None and accelerator.distributed_type.value == "FSDP":
-        raise ValueError("--ema was given with FSDP, whose checkpoints hold no average of divided weights: leave it out.")
+    if accelerator.is_fsdp2:  # as in one process: weights in the dtypes that they have, timesteps and gradients in fp32
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    plugin = accelerator.state.deepspeed_plugin
+    if settings.ema is not None and plugin is not None and plugin.zero_stage == 3:
+        raise ValueError("--ema was given with ZeRO-3, which leaves no weights to average: take trainer/fsdp2.yaml.")
     accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
-    if accelerator.state.deepspeed_plugin is not None:  # has no data loader to read the sizes off
-        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+    if plugin is not None:  # has no data loader to read the sizes off
+        plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": settings.micro_batch,
             "gradient_accumulation_steps": share,
             "gradient_clipping": settings.max_grad_norm or 0.0,
@@ -231,7 +236,10 @@ def batch_loss(wan: Any, drawn: list[Sample], settings: Settings, accelerator: A
     """The mean loss of samples of one shape."""
     clean, noise, sigmas, text = (torch.stack(parts).to(accelerator.device) for parts in zip(*drawn))
     dtype = getattr(torch, settings.dtype)
-    with saved_for_backward(settings, accelerator.device):
+    with (
+        accelerator.autocast(),
+        saved_for_backward(settings, accelerator.device),
+    ):  # Accelerate's models have it but for FSDP2
         v = velocity(wan, add_noise(clean, noise, sigmas).to(dtype), sigmas, text.to(dtype))
     return clip_losses(v, clean, noise, sigmas, settings.shift).mean()
 

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, read_lora
 from tests import tiny
@@ -202,3 +205,17 @@ def test_trackers_that_are_not_installed(settings):
 def test_no_tracker_at_all(settings):
     train(replace(settings, steps=1, trackers=()))
     assert not (settings.output / "log").exists()
+
+
+def test_zero3_is_a_configuration_that_accelerate_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(PACK / "trainer" / "zero3.yaml"))
+    assert read.distributed_type.value == "DEEPSPEED" and read.deepspeed_config["zero_stage"] == 3
+
+
+def test_an_average_is_refused_where_no_process_has_weights(settings, monkeypatch):
+    plugin = SimpleNamespace(zero_stage=3, enable_msamp=False)
+    monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", plugin, raising=False)
+    with pytest.raises(ValueError, match="--ema was given with ZeRO-3"):
+        train(replace(settings, ema=0.5))

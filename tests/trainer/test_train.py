@@ -240,9 +240,13 @@ def test_loss_curves_are_written(settings):
 
 
 def command(*arguments, launcher=()):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return launch(*launcher, "trainer", *arguments)
+
+
+def launch(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PACK)}
     return subprocess.run(
-        [sys.executable, "-m", *launcher, "trainer", *map(str, arguments)],
+        [sys.executable, "-m", *map(str, arguments)],
         cwd=PACK, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
@@ -285,6 +289,26 @@ def test_two_processes_train_as_one_does(settings, cache, tmp_path):
     with safe_open(one, framework="pt") as a, safe_open(two, framework="pt") as b:
         losses = [json.loads(file.metadata()["training_data"])["held_out_loss"] for file in (a, b)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_path):
+    """By the configuration file that users get, in bfloat16, with sample clips, and stopped and gone on with after a step."""
+    settings = replace(
+        settings, steps=2, lr=1e-3, micro_batch=1, rank=16, dtype="bfloat16", max_grad_norm=0.1, ema=0.5, checkpoint_every=1,
+        held_out_cache=cache, held_out_samples=3, trackers=(),
+    )  # fmt: skip
+    one = train(replace(settings, output=tmp_path / "one"))
+    divided = replace(settings, output=tmp_path / "divided", sample_every=2, samples=1, vae=tmp_path)
+    config = ("--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2, "--main_process_port", free_port())
+    runs = json.dumps([replace(divided, steps=1).as_plain(), divided.as_plain()])
+    script = PACK / "tests" / "trainer" / "sharded.py"
+    done = launch("accelerate.commands.launch", *config, script, runs)
+    assert done.returncode == 0, done.stderr
+    newest = checkpoints(divided.output)[-1]
+    assert "Going on from checkpoint-000001" in done.stdout and (newest / "optimizer_0").is_dir(), "it was not divided"
+    assert (divided.output / "samples" / "000002_0.webp").is_file()
+    for name in (one.name, f"{newest.name}/lora.safetensors"):
+        same(one.parent / name, divided.output / name, rtol=0.02, atol=1e-5)
 
 
 def test_a_users_mistake_is_one_sentence(settings, tmp_path):
