@@ -114,7 +114,7 @@ export class Timeline {
 		if (item) this.say(this.summary(item));
 	}
 
-	async add(source, latent = null) {
+	async add(source, latent) {
 		if (source.media) await media.learn(source.media);
 		const error = media.errorOf(source);
 		if (error) return this.say(error, true);
@@ -146,7 +146,8 @@ export class Timeline {
 		this.changedItem(this.selected, words);
 	}
 
-	removeItem(item = this.selected) {
+	removeItem() {
+		const item = this.selected;
 		const index = this.items.indexOf(item);
 		this.items.splice(index, 1);
 		this.selected = this.items[index] ?? this.items.at(-1) ?? null;
@@ -193,13 +194,13 @@ export class Timeline {
 		this.changed(t(words, { preset: t(preset.name) }));
 	}
 
-	pick(latent = null) {
+	pick(latent) {
 		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: true });
 		picker.onchange = () => this.addFiles(picker.files, latent);
 		picker.click();
 	}
 
-	async addFiles(files, latent = null) {
+	async addFiles(files, latent) {
 		for (const file of files) {
 			this.say(t("uploading", { name: file.name }));
 			try {
