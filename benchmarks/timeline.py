@@ -2,8 +2,9 @@
 
     python benchmarks/timeline.py [--write]
 
-200 latent frames, 50 items, of which one is dragged to and fro; Chromium without a GPU. Both renderers; the median and the
-95th percentile of the time in `Timeline.redraw`, and the size of what the page loads.
+200 latent frames, 50 items, of which one is dragged to and fro; Chromium without a GPU. Both renderers; the median, the 95th
+percentile and the longest time in `Timeline.redraw`, and the size of what the page loads. On a machine that does other things,
+too, `chrt -f 10` before it (as root, on Linux) measures the timeline and not them.
 """
 
 from __future__ import annotations
