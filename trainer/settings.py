@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 MAY_CHANGE = {
     "output", "steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "checkpointing", "samples", "vae",
-    "offload_activations", "offload_weights", "held_out_every", "held_out_samples", "trackers", "title", "author", "license",
+    "offload_activations", "offload_weights", "context_parallel", "held_out_every", "held_out_samples", "trackers", "title", "author", "license",
 }  # fmt: skip
 PATHS = {"model", "cache", "lora"}  # may have moved
 TRAINING = {
@@ -104,6 +104,7 @@ class Settings:
         steps: optimiser steps.
         batch: clips for each step, over all processes.
         micro_batch: clips at once on a device.
+        context_parallel: processes that compute a clip together, each a part of its tokens (Diffusers' Ulysses).
         rank: of the LoRA; 512 for the 14B model in the paper.
         target_modules: modules that the LoRA is for, in Wan's or Diffusers' names ("self_attn.q", "to_q"); by default all
             that Pusa's is for.
@@ -154,6 +155,7 @@ class Settings:
     steps: int = 900
     batch: int = 8
     micro_batch: int = 1
+    context_parallel: int = 1
     rank: int = 128
     target_modules: tuple[str, ...] = ()
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -191,7 +193,7 @@ class Settings:
         _require_positive(
             self,
             (
-                "steps", "batch", "micro_batch", "rank", "lr", "shift", "checkpoint_every", "keep", "max_grad_norm",
+                "steps", "batch", "micro_batch", "context_parallel", "rank", "lr", "shift", "checkpoint_every", "keep", "max_grad_norm",
                 "held_out_every", "held_out_samples", "repeats", "rank_pattern",
             ),
         )  # fmt: skip

@@ -19,7 +19,7 @@ TEXT = (8, 64)
 @pytest.fixture(scope="session")
 def wan_file(tmp_path_factory):
     """A Wan checkpoint of 0.3 M weights."""
-    return tiny.write_wan(tmp_path_factory.mktemp("model") / "wan.safetensors", dim=64, heads=1, ffn=96, text_dim=TEXT[1])
+    return tiny.write_wan(tmp_path_factory.mktemp("model") / "wan.safetensors", dim=64, heads=2, ffn=96, text_dim=TEXT[1])
 
 
 @pytest.fixture(scope="session")
