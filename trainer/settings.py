@@ -9,8 +9,9 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 MAY_CHANGE = {
-    "output", "steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "checkpointing", "samples", "vae",
-    "offload_activations", "offload_weights", "context_parallel", "held_out_every", "held_out_samples", "trackers", "title", "author", "license",
+    "output", "steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "context_parallel", "checkpointing",
+    "samples", "vae", "offload_activations", "offload_weights", "held_out_every", "held_out_samples", "trackers", "title",
+    "author", "license",
 }  # fmt: skip
 PATHS = {"model", "cache", "lora"}  # may have moved
 TRAINING = {
@@ -193,8 +194,8 @@ class Settings:
         _require_positive(
             self,
             (
-                "steps", "batch", "micro_batch", "context_parallel", "rank", "lr", "shift", "checkpoint_every", "keep", "max_grad_norm",
-                "held_out_every", "held_out_samples", "repeats", "rank_pattern",
+                "steps", "batch", "micro_batch", "context_parallel", "rank", "lr", "shift", "checkpoint_every", "keep",
+                "max_grad_norm", "held_out_every", "held_out_samples", "repeats", "rank_pattern",
             ),
         )  # fmt: skip
         if self.warmup < 0:

@@ -17,14 +17,14 @@ from trainer import preview
 from trainer.settings import Settings
 from trainer.train import PATIENCE, train
 
-torch.accelerator.device_count = lambda: 1
-PartialState(cpu=True, timeout=PATIENCE)
-if "ACCELERATE_USE_FSDP" in os.environ:
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-preview._decoder = lambda vae, channels: lambda latent: latent[:3].permute(1, 2, 3, 0).sigmoid()  # needs no ComfyUI
 PATHS = "model", "cache", "output", "held_out_cache", "vae"
+torch.accelerator.device_count = lambda: 1
+preview._decoder = lambda vae, channels: lambda latent: latent[:3].permute(1, 2, 3, 0).sigmoid()  # needs no ComfyUI
+PartialState(cpu=True, timeout=PATIENCE)
 for given in json.loads(sys.argv[1]):
+    AcceleratorState._reset_state()  # of whose precision there is one
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     run = {key: tuple(value) if type(value) is list else value for key, value in given.items()}
     train(Settings(**{**run, **{key: Path(run[key]) for key in PATHS}}))
-    AcceleratorState._reset_state()  # of whose precision there is one
 PartialState().destroy_process_group()
