@@ -15,7 +15,8 @@ MAY_CHANGE = {
 }  # fmt: skip
 PATHS = {"model", "cache", "lora"}  # may have moved
 TRAINING = {
-    "micro_batch", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations", "offload_weights", "dtype",
+    "micro_batch", "context_parallel", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations",
+    "offload_weights", "dtype",
 }  # fmt: skip
 DEMO = "demo"  # the demo model's list of words in place of a text encoder file
 ENCODING = (
@@ -256,6 +257,7 @@ class MemorySettings:
         height: of the clips in pixels.
         length: frames of each clip, 4n+1.
         micro_batch: see `train`.
+        context_parallel: see `train`.
         rank: see `train`.
         optimizer: see `train`.
         ema: whether the weights are averaged.
@@ -277,6 +279,7 @@ class MemorySettings:
     height: int = 480
     length: int = 81
     micro_batch: int = 1
+    context_parallel: int = 1
     rank: int = 128
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     ema: bool = False
@@ -290,7 +293,7 @@ class MemorySettings:
     table: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, ("width", "height", "length", "micro_batch", "rank", "shards"))
+        _require_positive(self, ("width", "height", "length", "micro_batch", "context_parallel", "rank", "shards"))
         self.training()
 
     def training(self) -> Settings:

@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from diffusers import ContextParallelConfig
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from pusa_core import devices
 from pusa_core.hosts.diffusers import WanTransformer3DModel
@@ -92,3 +93,10 @@ def split_by_tokens(wan: WanTransformer3DModel, groups: Groups, shapes: Iterable
     kind = PartialState().device.type
     mesh = init_device_mesh(kind, (groups.count, 1, groups.size), mesh_dim_names=("data", "ring", "ulysses"))
     wan.enable_parallelism(config=ContextParallelConfig(ulysses_degree=groups.size, mesh=mesh))
+
+
+def send_only_trained(wan: WanTransformer3DModel) -> None:
+    """Keeps data parallel processes from sending each other the frozen weights, which all have read from the same file: that
+    takes long, and CPUs cannot send fp8."""
+    frozen = [name for name, weight in wan.named_parameters() if not weight.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(wan, frozen)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm import tqdm
@@ -33,7 +33,7 @@ from .preview import Preview
 from .publish import result_path, write_result
 from .savings import save_memory, saved_for_backward
 from .settings import Settings
-from .sharing import Groups, group_processes, split_by_tokens
+from .sharing import Groups, group_processes, send_only_trained, split_by_tokens
 from .trackers import check_trackers, start_trackers
 
 PRECISION = {"bfloat16": "bf16", "float32": "no"}
@@ -118,6 +118,7 @@ def _begin(settings: Settings) -> Run:
     save_memory(wan, settings, accelerator.device)
     shapes = {*clips.groups, *(held_out.groups if held_out else ()), *(preview.shapes if preview else ())}
     split_by_tokens(wan, groups, shapes)
+    send_only_trained(wan)
     optimizer = make_optimizer(weights, settings)
     schedule = make_schedule(optimizer, settings)
     placement = {"device_placement": [False, True]} if settings.offload_weights else {}
@@ -178,7 +179,10 @@ def _accelerator(settings: Settings, groups: Groups) -> Accelerator:
             "trainer/fsdp2.yaml."
         )
     accelerator = Accelerator(
-        mixed_precision=PRECISION[settings.dtype], log_with=list(settings.trackers) or None, project_dir=settings.output
+        mixed_precision=PRECISION[settings.dtype],
+        log_with=list(settings.trackers) or None,
+        project_dir=settings.output,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # else gradients are there twice
     )
     if accelerator.is_fsdp2:  # as in one process: weights in the dtypes that they have, timesteps and gradients in fp32
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
