@@ -88,7 +88,8 @@ def stopped_and_gone_on_with(settings):
 
 
 def test_processes_that_compute_a_clip_together_train_as_one_does(settings, cache, tmp_path):
-    """Two groups of two, which part within a frame; with frozen weights in fp8, sample clips, and stopped and gone on with after a step."""
+    """Two groups of two, which part within a frame; with frozen weights in fp8, sample clips, and stopped and gone on with
+    after a step."""
     settings = replace(
         settings, steps=2, lr=1e-4, micro_batch=1, ema=0.5, fp8=True, offload_activations=True, checkpoint_every=1,
         held_out_cache=cache, held_out_samples=3, trackers=(),
