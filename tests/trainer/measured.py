@@ -32,11 +32,11 @@ def measured(settings, config):
         if accelerator.is_fsdp2:
             accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
-        trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
+        optimizer = make_optimizer(list(wan.parameters()) if settings.full else train_lora(wan, settings), settings)
         save_memory(wan, settings, accelerator.device)
         sample = empty_sample(config, SIZE)
         split_by_tokens(wan, group_processes(accelerator.state, settings), [tuple(sample[0].shape)])
-        model, optimizer = accelerator.prepare(wan, make_optimizer(trained, settings))
+        model, optimizer = accelerator.prepare(wan, optimizer)
         for step in range(2):
             with record_function(f"step {step}"):
                 accelerator.backward(batch_loss(model, [sample], settings, accelerator))
