@@ -10,6 +10,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
 import bench
 import torch
@@ -21,8 +23,8 @@ from pusa_core.lora import read_lora
 from trainer.settings import Settings
 from trainer.train import train
 
-ON_CPU = {"offload_activations": True, "offload_weights": True}
-VARIANTS = {
+ON_CPU: dict[str, Any] = {"offload_activations": True, "offload_weights": True}
+VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {},
     "`--fp8`": {"fp8": True},
     "`--optimizer adamw8bit`": {"optimizer": "adamw8bit"},
@@ -68,8 +70,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
     bench.use_comfyui(options)
-    torch.compile = lambda function, **_: function  # torchao's step: compiling takes longer than all the rest
-    with TemporaryDirectory() as folder:
+    uncompiled = patch.object(
+        torch, "compile", lambda function, **_: function
+    )  # torchao's step: it takes longer than the rest
+    with uncompiled, TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         make_cache(cache, options.clips, work=Path(folder))
         settings = Settings(
