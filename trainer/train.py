@@ -28,7 +28,7 @@ from .data import Clip, ClipCache
 from .held_out import SEED as HELD_OUT_SEED
 from .held_out import held_out_loss, split_clips
 from .lora import train_lora
-from .optimiser import Average, make_optimizer, make_schedule
+from .optimiser import Average, make_optimizer, make_schedule, set_rates
 from .preview import Preview
 from .publish import result_path, write_result
 from .savings import save_memory, saved_for_backward
@@ -130,6 +130,8 @@ def _begin(settings: Settings) -> Run:
     if not settings.full:
         save_only_lora(accelerator)
     first = resume(accelerator, settings)
+    if schedule is not None:
+        set_rates(optimizer, schedule)
     average.to(accelerator.device)
     start_trackers(accelerator, settings)
     return Run(accelerator, groups, clips, held_out, wan, weights, optimizer, schedule, average, preview, first)

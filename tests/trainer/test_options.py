@@ -88,6 +88,17 @@ def test_learning_rates(settings, options, expected):
     assert rates == pytest.approx(expected)
 
 
+def test_a_run_of_more_steps_goes_on_at_its_own_rates(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = replace(settings, schedule="linear")
+    train(replace(settings, steps=2))
+    train(settings)
+    events = EventAccumulator(str(settings.output / "log"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([1e-2, 0.5e-2, 0.5e-2, 0.25e-2])
+
+
 def test_gradients_are_clipped_before_the_optimiser_sees_them(settings):
     run = train(replace(settings, steps=1, max_grad_norm=1e-3))
     state = torch.load(checkpoints(run.parent)[-1] / "optimizer.bin", weights_only=True)["state"]
