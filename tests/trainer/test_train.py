@@ -101,21 +101,19 @@ def test_the_usual_precision(settings, forget_accelerate):
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
 
-def test_the_file_is_spelled_as_stock_loaders_want(settings):
-    path = train(settings)
-    keys = set(load_file(path))
+def test_the_file_is_spelled_as_stock_loaders_want(finished):
+    keys = set(load_file(finished))
     names = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight", "diffusion_model.blocks.1.ffn.2.lora_B.weight"}
     assert names <= keys
     assert len(keys) == 2 * len(MODULE_KINDS) * tiny.LAYERS
-    report = fit(read_lora(path), tiny.lora_modules(64, tiny.LAYERS, 96))
+    report = fit(read_lora(finished), tiny.lora_modules(64, tiny.LAYERS, 96))
     assert report.matched == report.total
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
-    whole = train(replace(settings, output=tmp_path / "whole"))
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(settings, finished):
     train(replace(settings, steps=2))
     resumed = train(settings)
-    same(whole, resumed, rtol=0, atol=0)
+    same(finished, resumed, rtol=0, atol=0)
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_used(settings):
@@ -126,10 +124,9 @@ def test_a_checkpoint_that_was_not_finished_is_not_used(settings):
     assert [path.name for path in checkpoints(settings.output)] == ["checkpoint-000002", "checkpoint-000004"]
 
 
-def test_checkpoints_hold_the_lora_and_not_the_model(settings):
-    train(settings)
-    size = sum(path.stat().st_size for path in checkpoints(settings.output)[-1].rglob("*"))
-    lora = 4 * sum(p.numel() for p in load_file(settings.output / "pusa_lora.safetensors").values())
+def test_checkpoints_hold_the_lora_and_not_the_model(finished):
+    size = sum(path.stat().st_size for path in checkpoints(finished.parent)[-1].rglob("*"))
+    lora = 4 * sum(p.numel() for p in load_file(finished).values())
     assert size < 3 * lora + 60_000  # the LoRA, AdamW's two moments, and headers
 
 
@@ -221,11 +218,10 @@ def same_gradients(one, other):
         assert (one_moment - other_moment).norm() < 1e-3 * one_moment.norm()
 
 
-def test_loss_curves_are_written(settings):
+def test_loss_curves_are_written(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(settings)
-    events = EventAccumulator(str(settings.output / "log"))
+    events = EventAccumulator(str(finished.parent / "log"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert all(event.value > 0 for event in events.Scalars("loss"))
@@ -237,7 +233,6 @@ def test_image_to_video_models_are_refused(settings, tmp_path):
         train(replace(settings, model=wan, output=tmp_path / "run"))
 
 
-def test_settings_are_kept_with_the_lora(settings):
-    path = train(settings)
-    with safe_open(path, framework="pt") as file:
+def test_settings_are_kept_with_the_lora(finished):
+    with safe_open(finished, framework="pt") as file:
         assert json.loads(file.metadata()["training"])["rank"] == 4
