@@ -48,7 +48,7 @@ GIB = 2**30
 RESERVE = 1.0  # GiB that the driver and fragments of memory take
 CARDS = 24, 48, 80  # GiB
 OFFLOADED: dict[str, Any] = {"offload_activations": True}
-TOGETHER: dict[str, Any] = {"context_parallel": 8}
+TOGETHER: dict[str, Any] = {"context_parallel": 4}
 ROWS: tuple[tuple[str, int, dict[str, Any]], ...] = (  # what is told of it, cards that divide the weights, settings
     ("as it is", 1, {}),
     ("`--offload-activations`", 1, OFFLOADED),
@@ -58,8 +58,8 @@ ROWS: tuple[tuple[str, int, dict[str, Any]], ...] = (  # what is told of it, car
     ("8 cards, FSDP2 or ZeRO-3", 8, {}),
     ("the same, `--offload-activations`", 8, OFFLOADED),
     ("8 cards, FSDP2, `--offload-activations --fp8`", 8, {**OFFLOADED, "fp8": True}),
-    ("8 cards, `--context-parallel 8`", 1, TOGETHER),
-    ("the same, FSDP2", 8, TOGETHER),
+    ("4 cards, `--context-parallel 4`", 1, TOGETHER),
+    ("8 cards, the same, FSDP2", 8, TOGETHER),
 )
 COLUMNS = ("1.3B", 128), ("14B", 128), ("14B", 512)
 

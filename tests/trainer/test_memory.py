@@ -13,7 +13,7 @@ from tests.trainer.measured import SIZE, measured
 from tests.trainer.test_processes import free_port, launch
 from tests.trainer.test_train import same
 from trainer.lora import train_lora
-from trainer.memory import model_config, training_memory
+from trainer.memory import COLUMNS, ROWS, model_config, training_memory
 from trainer.savings import frozen_layers, save_memory
 from trainer.settings import Settings
 from trainer.train import train
@@ -82,6 +82,11 @@ def test_what_the_cpu_keeps_is_not_on_the_card():
     tokens = 5 * 6 * 6
     assert memory.host >= layers + 2 * tokens * 512  # and the checkpoint of a block, in bf16
     assert layers <= memory.weights < layers + 2**23  # what is no linear layer of a block stays
+
+
+def test_the_clips_of_the_table_can_be_shared_by_its_cards():
+    sizes = [(model_config(model), savings.get("context_parallel", 1)) for model, _ in COLUMNS for _, _, savings in ROWS]
+    assert not [size for config, size in sizes if config["num_attention_heads"] % size]
 
 
 @pytest.mark.parametrize("model", ["2B", "nowhere.safetensors"])
