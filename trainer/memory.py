@@ -59,7 +59,7 @@ ROWS: tuple[tuple[str, int, dict[str, Any]], ...] = (  # what is told of it, car
     ("the same, `--offload-activations`", 8, OFFLOADED),
     ("8 cards, FSDP2, `--offload-activations --fp8`", 8, {**OFFLOADED, "fp8": True}),
     ("4 cards, `--context-parallel 4`", 1, TOGETHER),
-    ("8 cards, the same, FSDP2", 8, TOGETHER),
+    ("8 cards, FSDP2, `--context-parallel 4`", 8, TOGETHER),
 )
 COLUMNS = ("1.3B", 128), ("14B", 128), ("14B", 512)
 

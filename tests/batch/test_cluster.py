@@ -66,7 +66,7 @@ def needing(name, source):
     return replace(SMALL, name=name, keyframes=(FramesOf(f"job:{source}", count=5, noise="0"),))
 
 
-def kill_a_worker(folder, killed, seconds=240):
+def kill_a_worker(folder, killed, seconds=600):
     """Kills one of the workers once some videos are there."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(list(folder.glob("*.json"))) < 3:
