@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pusa_core.frames import TEMPORAL_STRIDE
 from pusa_core.hosts.diffusers import LongVideo, PusaScheduler, PusaWanPipeline
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import Plan
+from pusa_core.provenance import package_versions
 from pusa_core.resize import fit_images
 from pusa_core.schedule import pusa_sigmas
 from pusa_core.video_files import count_frames, read_frames, write_video
@@ -115,7 +115,7 @@ class Maker:
         files = [path for path in [*job.inputs, *models.files] if path.is_file()]
         metadata = {
             "key": made_from, "job": job.settings(), "models": asdict(models),
-            "inputs": inputs | {str(path): digest(path) for path in files}, **about, "versions": versions(),
+            "inputs": inputs | {str(path): digest(path) for path in files}, **about, "versions": package_versions(PACKAGES),
             "machine": platform.node(),
         }  # fmt: skip
         if is_writer():  # every process of a split video has all of it
@@ -291,16 +291,6 @@ def save(folder: Folder, job: Job, pictures: Iterable[Tensor], metadata: dict[st
     made, seconds = datetime.now(timezone.utc).isoformat(), round(time.monotonic() - start, 2)
     metadata = {**metadata, "made": made, "seconds": seconds, "video": video}
     folder.write(sidecar_name(job.name), json.dumps(metadata, indent=1).encode())
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def digest(path: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -113,6 +114,17 @@ def compressed_metadata(lora: PusaLora, rank: int, energy: float, errors: Mappin
     rounded = {name: round(error, 6) for name, error in errors.items()}
     made = {"made": "compressed", "from": lora.name, "id": identify(lora), "rank": rank, "energy": energy, "errors": rounded}
     return {"format": "pt", KEY: json.dumps(made)}
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of some packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 def _made(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .data import ClipCache, cached_paths
 from .settings import Settings
+from .sharing import Groups
 
 SEED = 20_250_722  # of all runs, so that these compare, too
 
@@ -61,17 +62,16 @@ def _video(path: Path) -> str:
 
 @torch.no_grad()
 def held_out_loss(
-    accelerator: Accelerator, count: int, clips: ClipCache, loss_of: Callable[[int, ClipCache], Tensor]
+    accelerator: Accelerator, groups: Groups, count: int, clips: ClipCache, loss_of: Callable[[int, ClipCache], Tensor]
 ) -> float:
-    """The mean loss of `count` samples, which the processes share.
+    """The mean loss of `count` samples, which the groups of processes share.
 
     Args:
         loss_of: the loss of the sample with a number, of one of the clips.
     """
     total = torch.zeros((), device=accelerator.device)
-    processes = accelerator.num_processes
-    for first in range(0, count, processes):  # all processes run the model as often: sharded ones have to
-        number = first + accelerator.process_index
+    for first in range(0, count, groups.count):  # all processes run the model as often: sharded ones have to
+        number = first + groups.index
         loss = loss_of(number % count, clips).detach()
         total += loss if number < count else torch.zeros_like(loss)
-    return float(accelerator.reduce(total, "sum")) / count
+    return float(accelerator.reduce(total, "sum")) / (groups.size * count)

@@ -14,10 +14,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as distributed
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pusa_core.frames import latent_length
 from pusa_core.hosts.diffusers import WanTransformer3DModel
@@ -30,6 +32,7 @@ from .optimiser import make_optimizer
 from .peak_memory import PeakMemory
 from .savings import frozen_layers, save_memory
 from .settings import MemorySettings, Settings
+from .sharing import Groups, split_by_tokens
 from .train import PRECISION, batch_loss
 
 TEXT_LENGTH = 512
@@ -44,15 +47,20 @@ DEPTHS = 2, 3  # blocks that are counted; each further one takes as much again, 
 GIB = 2**30
 RESERVE = 1.0  # GiB that the driver and fragments of memory take
 CARDS = 24, 48, 80  # GiB
-SAVINGS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "`--offload-activations`": {"offload_activations": True},
-    "the same, `--optimizer adamw8bit`": {"offload_activations": True, "optimizer": "adamw8bit"},
-    "the same, `--fp8`": {"offload_activations": True, "optimizer": "adamw8bit", "fp8": True},
-    "the same, `--offload-weights`": {
-        "offload_activations": True, "optimizer": "adamw8bit", "fp8": True, "offload_weights": True,
-    },
-}  # fmt: skip
+OFFLOADED: dict[str, Any] = {"offload_activations": True}
+TOGETHER: dict[str, Any] = {"context_parallel": 4}
+ROWS: tuple[tuple[str, int, dict[str, Any]], ...] = (  # what is told of it, cards that divide the weights, settings
+    ("as it is", 1, {}),
+    ("`--offload-activations`", 1, OFFLOADED),
+    ("the same, `--optimizer adamw8bit`", 1, {**OFFLOADED, "optimizer": "adamw8bit"}),
+    ("the same, `--fp8`", 1, {**OFFLOADED, "optimizer": "adamw8bit", "fp8": True}),
+    ("the same, `--offload-weights`", 1, {**OFFLOADED, "optimizer": "adamw8bit", "fp8": True, "offload_weights": True}),
+    ("8 cards, FSDP2 or ZeRO-3", 8, {}),
+    ("the same, `--offload-activations`", 8, OFFLOADED),
+    ("8 cards, FSDP2, `--offload-activations --fp8`", 8, {**OFFLOADED, "fp8": True}),
+    ("4 cards, `--context-parallel 4`", 1, TOGETHER),
+    ("8 cards, FSDP2, `--context-parallel 4`", 8, TOGETHER),
+)
 COLUMNS = ("1.3B", 128), ("14B", 128), ("14B", 512)
 
 
@@ -67,7 +75,8 @@ class Memory:
         activations: the most that a forward and a backward take beside these.
         step: the most that a step of the optimiser takes beside these.
         host: on the CPU: offloaded weights and activations.
-        block: the weights of one block.
+        block: all weights of one block.
+        outside: those of no block.
     """
 
     weights: float
@@ -79,6 +88,7 @@ class Memory:
     step: float
     host: float
     block: float
+    outside: float
 
     @property
     def total(self) -> float:
@@ -91,13 +101,13 @@ class Memory:
         return Memory(**{key: value + more * (vars(deeper)[key] - value) for key, value in vars(self).items()})
 
     def divided(self, cards: int) -> Memory:
-        """A card's part where all that lasts is divided; the block that computes and the next are whole there."""
+        """A card's part where all that lasts is divided; whole are there the block that computes, the next, and what is of no
+        block."""
         if cards == 1:
             return self
         lasting = {key: vars(self)[key] / cards for key in ("weights", "lora", "gradients", "optimizer", "average")}
-        return Memory(
-            **{**vars(self), **lasting, "activations": self.activations + 2 * self.block, "step": self.step / cards}
-        )
+        activations = self.activations + 2 * self.block + self.outside
+        return Memory(**{**vars(self), **lasting, "activations": activations, "step": self.step / cards})
 
 
 def model_config(model: str) -> dict[str, Any]:
@@ -137,16 +147,18 @@ def training_memory(settings: Settings, config: dict[str, Any], size: tuple[int,
 def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int], card: bool) -> Memory:
     accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
     _fill_caches(settings)
-    with _without_storage() as hosted, PeakMemory() as memory:
+    groups = Groups(1, 0, settings.context_parallel)
+    with _without_storage() as hosted, _processes(groups.size), PeakMemory() as memory:
         wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
         trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
         save_memory(wan, settings, accelerator.device)
+        sample = empty_sample(config, size)
+        with unset_fake_temporarily():  # who is where is a tensor, which is read
+            split_by_tokens(wan, groups, [tuple(sample[0].shape)])
         optimizer = make_optimizer(trained, settings)
         if card and "foreach" in optimizer.defaults:
             optimizer.param_groups[0]["foreach"] = True
         model = accelerator.prepare_model(wan, device_placement=False)
-        sample = empty_sample(config, size)
-
         for weight in trained:
             weight.grad = torch.zeros_like(weight)
         before = memory.live
@@ -157,9 +169,9 @@ def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int
         activations, memory.peak = memory.peak - lasting, memory.live
         optimizer.step()
         own = 0 if settings.full else _bytes(trained)
-        block, swapped = _block_bytes(wan, settings.full), _bytes(_swapped(wan)) if settings.offload_weights else 0
+        swapped = _bytes(_swapped(wan.blocks)) if settings.offload_weights else 0
         return Memory(
-            weights=_bytes(wan.parameters()) - own - swapped + (block if swapped else 0),
+            weights=_bytes(wan.parameters()) - own - swapped + (_bytes(_swapped(wan.blocks[:1])) if swapped else 0),
             lora=own,
             gradients=_bytes(trained),
             optimizer=states,
@@ -167,7 +179,8 @@ def _count(settings: Settings, config: dict[str, Any], size: tuple[int, int, int
             activations=activations,
             step=memory.peak - lasting,
             host=sum(hosted) + swapped,
-            block=block,
+            block=_bytes(wan.blocks[0].parameters()),
+            outside=_bytes(wan.parameters()) - _bytes(wan.blocks.parameters()),
         )
 
 
@@ -203,6 +216,20 @@ def _without_storage() -> Iterator[list[int]]:
         yield hosted
 
 
+@contextmanager
+def _processes(count: int) -> Iterator[None]:
+    """Within it there are as many processes with cards, by torch's own pretence of them, of which this is the first."""
+    if count == 1:
+        yield
+        return
+    distributed.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    try:
+        with patch.object(torch.accelerator, "device_count", lambda: count):
+            yield
+    finally:
+        distributed.destroy_process_group()
+
+
 def _as_it_is(function: Callable, **options: Any) -> Callable:
     """In place of `torch.compile`, which cannot compile for tensors without storage."""
     return function
@@ -228,12 +255,8 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _block_bytes(wan: Any, full: bool) -> int:
-    return _bytes(weight for weight in wan.blocks[0].parameters() if full or not weight.requires_grad)
-
-
-def _swapped(wan: Any) -> list[Tensor]:
-    return [weight for layer in frozen_layers(wan) for weight in layer.parameters()]
+def _swapped(blocks: Any) -> list[Tensor]:
+    return [weight for layer in frozen_layers(blocks) for weight in layer.parameters()]
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
@@ -267,11 +290,9 @@ def _card(memory: Memory) -> str:
 def _table(settings: MemorySettings, size: tuple[int, int, int]) -> str:
     header = ["settings", *(f"{model}, rank {rank}" for model, rank in COLUMNS)]
     lines = [header, ["---"] * len(header)]
-    for name, savings in SAVINGS.items():
-        counted = [_counted(settings, model, rank, savings, size) for model, rank in COLUMNS]
+    for name, cards, savings in ROWS:
+        counted = [_counted(settings, model, rank, savings, size).divided(cards) for model, rank in COLUMNS]
         lines.append([name, *map(_cell, counted)])
-        if not savings:
-            lines.append(["8 cards, FSDP2", *(_cell(memory.divided(8)) for memory in counted)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

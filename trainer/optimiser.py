@@ -39,6 +39,12 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Any:
     return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
 
 
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    """Gives the next step the rate of the schedule that is wanted now; what was loaded may have been of fewer steps."""
+    for group, highest, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
+        group["lr"] = highest * factor(schedule.last_epoch)
+
+
 class Average:
     """The exponential moving average of the weights that are trained, which is what the run writes and measures; without a
     decay the weights themselves.

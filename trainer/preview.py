@@ -36,6 +36,11 @@ class Preview:
         self.folder = settings.output / "samples"
         self.decode = None if vae is None else _decoder(vae, clips.channels)
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(C, F, H, W) of the clips' latents."""
+        return [tuple(wanted.clean.shape) for wanted in samples_of(self.clips, self.settings.samples)]
+
     def make(self, accelerator: Any, wan: Any, step: int) -> None:
         for index, wanted in enumerate(samples_of(self.clips, self.settings.samples)):
             latent = self._make(wan, wanted, accelerator.device)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
+from pusa_core.provenance import package_versions
 from pusa_core.wan import original_key
 
 from .data import ClipCache
@@ -65,15 +65,5 @@ def metadata(settings: Settings, clips: ClipCache, measured: float | None = None
         "base_model": settings.model.name,
         "training": json.dumps(settings.as_plain()),
         "training_data": json.dumps(made_of),
-        "training_packages": json.dumps(_versions()),
+        "training_packages": json.dumps(package_versions(PACKAGES)),
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

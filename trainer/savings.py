@@ -44,7 +44,7 @@ def _offload_weights(wan: Any, device: torch.device) -> None:
 
     A layer's weights that a block's backward needs stay on the device until that block is done.
     """
-    layers = list(frozen_layers(wan))
+    layers = list(frozen_layers(wan.blocks))
     offloaded = {id(weight) for layer in layers for weight in layer.parameters()}
     for tensor in (*wan.parameters(), *wan.buffers()):
         if id(tensor) not in offloaded:
@@ -53,8 +53,8 @@ def _offload_weights(wan: Any, device: torch.device) -> None:
         apply_group_offloading(layer, device, offload_type="leaf_level")
 
 
-def frozen_layers(wan: Any) -> Iterator[nn.Linear]:
-    """The linear layers of the blocks that are not trained."""
-    for layer in wan.blocks.modules():
+def frozen_layers(blocks: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers that are not trained."""
+    for layer in blocks.modules():
         if isinstance(layer, nn.Linear) and not any(weight.requires_grad for weight in layer.parameters()):
             yield layer

@@ -9,12 +9,14 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 MAY_CHANGE = {
-    "output", "steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "checkpointing", "samples", "vae",
-    "offload_activations", "offload_weights", "held_out_every", "held_out_samples", "trackers", "title", "author", "license",
+    "output", "steps", "checkpoint_every", "sample_every", "keep", "micro_batch", "context_parallel", "checkpointing",
+    "samples", "vae", "offload_activations", "offload_weights", "held_out_every", "held_out_samples", "trackers", "title",
+    "author", "license",
 }  # fmt: skip
 PATHS = {"model", "cache", "lora"}  # may have moved
 TRAINING = {
-    "micro_batch", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations", "offload_weights", "dtype",
+    "micro_batch", "context_parallel", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations",
+    "offload_weights", "dtype",
 }  # fmt: skip
 DEMO = "demo"  # the demo model's list of words in place of a text encoder file
 ENCODING = (
@@ -104,6 +106,7 @@ class Settings:
         steps: optimiser steps.
         batch: clips for each step, over all processes.
         micro_batch: clips at once on a device.
+        context_parallel: processes that compute a clip together, each a part of its tokens (Diffusers' Ulysses).
         rank: of the LoRA; 512 for the 14B model in the paper.
         target_modules: modules that the LoRA is for, in Wan's or Diffusers' names ("self_attn.q", "to_q"); by default all
             that Pusa's is for.
@@ -154,6 +157,7 @@ class Settings:
     steps: int = 900
     batch: int = 8
     micro_batch: int = 1
+    context_parallel: int = 1
     rank: int = 128
     target_modules: tuple[str, ...] = ()
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -191,8 +195,8 @@ class Settings:
         _require_positive(
             self,
             (
-                "steps", "batch", "micro_batch", "rank", "lr", "shift", "checkpoint_every", "keep", "max_grad_norm",
-                "held_out_every", "held_out_samples", "repeats", "rank_pattern",
+                "steps", "batch", "micro_batch", "context_parallel", "rank", "lr", "shift", "checkpoint_every", "keep",
+                "max_grad_norm", "held_out_every", "held_out_samples", "repeats", "rank_pattern",
             ),
         )  # fmt: skip
         if self.warmup < 0:
@@ -253,6 +257,7 @@ class MemorySettings:
         height: of the clips in pixels.
         length: frames of each clip, 4n+1.
         micro_batch: see `train`.
+        context_parallel: see `train`.
         rank: see `train`.
         optimizer: see `train`.
         ema: whether the weights are averaged.
@@ -274,6 +279,7 @@ class MemorySettings:
     height: int = 480
     length: int = 81
     micro_batch: int = 1
+    context_parallel: int = 1
     rank: int = 128
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     ema: bool = False
@@ -287,7 +293,7 @@ class MemorySettings:
     table: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, ("width", "height", "length", "micro_batch", "rank", "shards"))
+        _require_positive(self, ("width", "height", "length", "micro_batch", "context_parallel", "rank", "shards"))
         self.training()
 
     def training(self) -> Settings:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm import tqdm
@@ -28,11 +28,12 @@ from .data import Clip, ClipCache
 from .held_out import SEED as HELD_OUT_SEED
 from .held_out import held_out_loss, split_clips
 from .lora import train_lora
-from .optimiser import Average, make_optimizer, make_schedule
+from .optimiser import Average, make_optimizer, make_schedule, set_rates
 from .preview import Preview
 from .publish import result_path, write_result
 from .savings import save_memory, saved_for_backward
 from .settings import Settings
+from .sharing import Groups, group_processes, send_only_trained, split_by_tokens
 from .trackers import check_trackers, start_trackers
 
 PRECISION = {"bfloat16": "bf16", "float32": "no"}
@@ -79,6 +80,7 @@ class Run:
     """What a run works with.
 
     Attributes:
+        groups: of processes, each of which computes a sample together.
         weights: those that are trained.
         schedule: None where the learning rate stays.
         held_out: clips that are not trained on.
@@ -87,6 +89,7 @@ class Run:
     """
 
     accelerator: Accelerator
+    groups: Groups
     clips: ClipCache
     held_out: ClipCache | None
     wan: Any
@@ -102,7 +105,8 @@ def _begin(settings: Settings) -> Run:
     settings.output.mkdir(parents=True, exist_ok=True)
     check_trackers(settings.trackers)
     clips, held_out = split_clips(settings)
-    accelerator = _accelerator(settings)
+    groups = group_processes(PartialState(cpu=devices.accelerator() is None, timeout=PATIENCE), settings)
+    accelerator = _accelerator(settings, groups)
     set_seed(settings.seed)
     wan = open_wan(settings.model, torch.float32 if settings.full else getattr(torch, settings.dtype))
     _check_fit(wan, clips)
@@ -112,6 +116,9 @@ def _begin(settings: Settings) -> Run:
         preview = Preview(settings, settings.vae if accelerator.is_main_process else None, clips)
     weights = list(wan.requires_grad_(True).parameters()) if settings.full else train_lora(wan, settings)
     save_memory(wan, settings, accelerator.device)
+    shapes = {*clips.groups, *(held_out.groups if held_out else ()), *(preview.shapes if preview else ())}
+    split_by_tokens(wan, groups, shapes)
+    send_only_trained(wan)
     optimizer = make_optimizer(weights, settings)
     schedule = make_schedule(optimizer, settings)
     placement = {"device_placement": [False, True]} if settings.offload_weights else {}
@@ -123,9 +130,11 @@ def _begin(settings: Settings) -> Run:
     if not settings.full:
         save_only_lora(accelerator)
     first = resume(accelerator, settings)
+    if schedule is not None:
+        set_rates(optimizer, schedule)
     average.to(accelerator.device)
     start_trackers(accelerator, settings)
-    return Run(accelerator, clips, held_out, wan, weights, optimizer, schedule, average, preview, first)
+    return Run(accelerator, groups, clips, held_out, wan, weights, optimizer, schedule, average, preview, first)
 
 
 def _after_step(run: Run, settings: Settings, done: int) -> None:
@@ -162,31 +171,27 @@ def _measure(run: Run, settings: Settings) -> float | None:
         return batch_loss(run.wan, [drawn], settings, run.accelerator)
 
     with run.average.applied():
-        return held_out_loss(run.accelerator, settings.held_out_samples, run.held_out, loss_of)
+        return held_out_loss(run.accelerator, run.groups, settings.held_out_samples, run.held_out, loss_of)
 
 
-def _accelerator(settings: Settings) -> Accelerator:
-    cpu = devices.accelerator() is None
-    processes = PartialState(cpu=cpu, timeout=PATIENCE).num_processes
-    share, rest = divmod(settings.batch, processes * settings.micro_batch)
-    if rest or share == 0:
+def _accelerator(settings: Settings, groups: Groups) -> Accelerator:
+    if settings.offload_weights and groups.processes > 1:
         raise ValueError(
-            f"A batch of {settings.batch} clips cannot be shared by {processes} processes in micro-batches of "
-            f"{settings.micro_batch}: make --batch a multiple of {processes * settings.micro_batch}."
-        )
-    if settings.offload_weights and processes > 1:
-        raise ValueError(
-            f"--offload-weights was given with {processes} processes, but it is for one: divide the weights with "
+            f"--offload-weights was given with {groups.processes} processes, but it is for one: divide the weights with "
             "trainer/fsdp2.yaml."
         )
     accelerator = Accelerator(
-        mixed_precision=PRECISION[settings.dtype], log_with=list(settings.trackers) or None, project_dir=settings.output
+        mixed_precision=PRECISION[settings.dtype],
+        log_with=list(settings.trackers) or None,
+        project_dir=settings.output,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # else gradients are there twice
     )
     if accelerator.is_fsdp2:  # as in one process: weights in the dtypes that they have, timesteps and gradients in fp32
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     plugin = accelerator.state.deepspeed_plugin
     if settings.ema is not None and plugin is not None and plugin.zero_stage == 3:
         raise ValueError("--ema was given with ZeRO-3, which leaves no weights to average: take trainer/fsdp2.yaml.")
+    share = settings.batch // (groups.count * settings.micro_batch)
     accelerator.gradient_accumulation_steps = share  # after a launcher's environment, which would win
     if plugin is not None:  # has no data loader to read the sizes off
         plugin.deepspeed_config |= {
@@ -198,18 +203,18 @@ def _accelerator(settings: Settings) -> Accelerator:
 
 
 def train_step(run: Run, settings: Settings, step: int) -> dict[str, float]:
-    """One optimiser step on this process's share of the step's batch; returns the whole batch's loss, and the norm of its
+    """One optimiser step on this group's share of the step's batch; returns the whole batch's loss, and the norm of its
     gradients where they are clipped."""
-    accelerator = run.accelerator
+    accelerator, groups = run.accelerator, run.groups
     total = torch.zeros((), device=accelerator.device)
     norm = None
-    share = settings.batch // accelerator.num_processes
-    start = step * settings.batch + accelerator.process_index * share
+    share = settings.batch // groups.count
+    start = step * settings.batch + groups.index * share
     for first in range(start, start + share, settings.micro_batch):
         numbers = range(first, first + settings.micro_batch)
         with accelerator.accumulate(run.wan):
             loss = samples_loss(run.wan, run.clips, settings, numbers, accelerator)
-            accelerator.backward(loss)
+            accelerator.backward(loss * groups.size)  # of whose processes each adds its tokens' part to what is averaged
             if settings.max_grad_norm is not None and accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(run.weights, settings.max_grad_norm)
             run.optimizer.step()

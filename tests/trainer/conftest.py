@@ -19,7 +19,7 @@ TEXT = (8, 64)
 @pytest.fixture(scope="session")
 def wan_file(tmp_path_factory):
     """A Wan checkpoint of 0.3 M weights."""
-    return tiny.write_wan(tmp_path_factory.mktemp("model") / "wan.safetensors", dim=64, heads=1, ffn=96, text_dim=TEXT[1])
+    return tiny.write_wan(tmp_path_factory.mktemp("model") / "wan.safetensors", dim=64, heads=2, ffn=96, text_dim=TEXT[1])
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +43,23 @@ def forget_accelerate():
     AcceleratorState._reset_state(True)
 
 
-@pytest.fixture
-def settings(wan_file, cache, tmp_path):
+def small_run(wan_file, cache, output):
     from trainer.settings import Settings
 
     return Settings(
-        wan_file, cache, tmp_path / "run", steps=4, batch=4, micro_batch=2, rank=4, lr=1e-2, dtype="float32",
-        checkpoint_every=2, sample_every=0,
+        wan_file, cache, output, steps=4, batch=4, micro_batch=2, rank=4, lr=1e-2, dtype="float32", checkpoint_every=2,
+        sample_every=0,
     )  # fmt: skip
+
+
+@pytest.fixture
+def settings(wan_file, cache, tmp_path):
+    return small_run(wan_file, cache, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished(wan_file, cache, tmp_path_factory):
+    """The file of a run of such settings; tests leave it as it is."""
+    from trainer.train import train
+
+    return train(small_run(wan_file, cache, tmp_path_factory.mktemp("finished")))

@@ -1,25 +1,24 @@
 """What training takes: options that make it less change nothing that is learned, and what is computed is what is measured."""
 
+import json
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from torch.profiler import ProfilerActivity, profile, record_function
 
+from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
+from tests.trainer.measured import SIZE, measured
+from tests.trainer.test_processes import free_port, launch
 from tests.trainer.test_train import same
 from trainer.lora import train_lora
-from trainer.memory import empty_sample, model_config, open_empty, training_memory
-from trainer.optimiser import make_optimizer
+from trainer.memory import COLUMNS, ROWS, model_config, training_memory
 from trainer.savings import frozen_layers, save_memory
 from trainer.settings import Settings
-from trainer.train import PRECISION, batch_loss, train
+from trainer.train import train
 
 SMALL = {"num_attention_heads": 4, "ffn_dim": 1024, "num_layers": 2, "text_dim": 64}
-SIZE = 17, 96, 96
 CASES = [{}, {"fp8": True, "optimizer": "adamw8bit", "rank": 64}, {"full": True, "checkpointing": False, "dtype": "float32"}]
 
 
@@ -27,25 +26,6 @@ CASES = [{}, {"fp8": True, "optimizer": "adamw8bit", "rank": 64}, {"full": True,
 def uncompiled(monkeypatch):
     """torchao compiles its step, which takes long for tiny models."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-
-
-def measured(settings, config):
-    """The most memory that the second of two real steps takes, by PyTorch's own profiler of allocations."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
-        wan = open_empty(config, torch.float32 if settings.full else getattr(torch, settings.dtype))
-        trained = list(wan.parameters()) if settings.full else train_lora(wan, settings)
-        save_memory(wan, settings, accelerator.device)
-        optimizer = make_optimizer(trained, settings)
-        model = accelerator.prepare_model(wan)
-        for step in range(2):
-            with record_function(f"step {step}"):
-                batch_loss(model, [empty_sample(config, SIZE)], settings, accelerator).backward()
-                optimizer.step()
-    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    names = [event.name() for event in events]
-    live = list(accumulate(event.nbytes() if event.name() == "[memory]" else 0 for event in events))
-    return max(live[names.index("step 1") :])
 
 
 @pytest.mark.parametrize("options", CASES)
@@ -56,6 +36,26 @@ def test_what_is_computed_is_what_is_measured(options, uncompiled):
     config = {**SMALL, "num_layers": 1 if settings.fp8 else 2}  # torchao's step is slow where it is not compiled
     computed = training_memory(settings, config, SIZE, card=False).total
     assert computed == pytest.approx(measured(settings, config), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "launcher, cards, options",
+    [
+        (("accelerate.commands.launch", "--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2), 2, {}),
+        (("torch.distributed.run", "--nproc_per_node", 2), 1, {"context_parallel": 2}),
+    ],
+)
+def test_what_is_computed_of_two_processes_is_what_is_measured(launcher, cards, options):
+    """Less exactly, because they send each other what they have when they come to it."""
+    config, options = {**SMALL, "num_layers": 4}, {"rank": 16, **options}
+    port = "--main_process_port" if cards > 1 else "--master_port"
+    done = launch(
+        *launcher, port, free_port(), PACK / "tests" / "trainer" / "measured.py", json.dumps(options), json.dumps(config)
+    )
+    assert done.returncode == 0, done.stderr
+    settings = Settings(Path(), Path(), Path(), **options)
+    computed = training_memory(settings, config, SIZE, card=False).divided(cards).total
+    assert computed == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)
 
 
 def test_the_cpu_keeps_weights_and_activations_and_nothing_that_is_learned_changes(settings, tmp_path):
@@ -69,7 +69,7 @@ def test_frozen_weights_in_fp8(settings):
     trained = train_lora(wan, settings)
     begins = [weight.clone() for weight in trained]
     save_memory(wan, replace(settings, fp8=True, dtype="bfloat16"), torch.device("cpu"))
-    assert all(weight.dtype == torch.float8_e4m3fn for layer in frozen_layers(wan) for weight in layer.parameters())
+    assert all(weight.dtype == torch.float8_e4m3fn for layer in frozen_layers(wan.blocks) for weight in layer.parameters())
     assert all(weight.dtype == torch.float32 and weight.equal(begin) for weight, begin in zip(trained, begins))
     assert wan.patch_embedding.weight.dtype == torch.bfloat16 and wan.blocks[0].norm2.weight.dtype == torch.float32
 
@@ -81,7 +81,12 @@ def test_what_the_cpu_keeps_is_not_on_the_card():
     layers = 8 * 512 * 512 + 2 * 512 * 1024 + 9 * 512 + 1024  # of a block, in fp8
     tokens = 5 * 6 * 6
     assert memory.host >= layers + 2 * tokens * 512  # and the checkpoint of a block, in bf16
-    assert memory.block <= memory.weights < memory.block + 2**23  # what is no linear layer of a block stays
+    assert layers <= memory.weights < layers + 2**23  # what is no linear layer of a block stays
+
+
+def test_the_clips_of_the_table_can_be_shared_by_its_cards():
+    sizes = [(model_config(model), savings.get("context_parallel", 1)) for model, _ in COLUMNS for _, _, savings in ROWS]
+    assert not [size for config, size in sizes if config["num_attention_heads"] % size]
 
 
 @pytest.mark.parametrize("model", ["2B", "nowhere.safetensors"])

@@ -1,6 +1,7 @@
 """What serious runs turn on, and that they go on as exactly as plain ones."""
 
 import json
+import signal
 from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -16,11 +17,12 @@ from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, read_lora
 from tests import tiny
 from tests.trainer.test_memory import uncompiled  # noqa: F401
+from tests.trainer.test_processes import launch
 from tests.trainer.test_train import same
-from trainer import train as module
 from trainer.checkpoints import checkpoints
 from trainer.lora import lora_state, train_lora
 from trainer.optimiser import make_schedule
+from trainer.publish import result_path
 from trainer.train import train, train_experts
 
 OPTIMIZER = "adamw8bit" if find_spec("torchao") else "adamw"  # which is not in every environment, for it warns on import
@@ -41,20 +43,17 @@ def metadata(path):
         return file.metadata()
 
 
-def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled, monkeypatch):  # noqa: F811
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled):  # noqa: F811
+    """Killed amid a checkpoint, between two, and amid the file that the run is for."""
+    everything = replace(everything, checkpoint_every=1)
     whole = train(replace(everything, output=tmp_path / "whole"))
-    train_step = module.train_step
-
-    def killed(run, settings, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        return train_step(run, settings, step)
-
-    monkeypatch.setattr(module, "train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(everything)
-    assert [path.name for path in checkpoints(everything.output)] == ["checkpoint-000002"]
-    monkeypatch.setattr(module, "train_step", train_step)
+    for moment, left in (("checkpoint 3", 2), ("step 4", 3), ("result", 4)):
+        done = launch("tests.trainer.killed", moment, json.dumps(everything.as_plain()))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert checkpoints(everything.output)[-1].name == f"checkpoint-{left:06}"
+        assert not result_path(everything).exists()
+        assert list(everything.output.glob("*.partial")) or moment == "step 4", "it was not amid"
     resumed = train(everything)
     same(whole, resumed, rtol=0, atol=0)
     losses = [json.loads(metadata(path)["training_data"])["held_out_loss"] for path in (whole, resumed)]
@@ -87,6 +86,17 @@ def test_learning_rates(settings, options, expected):
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(expected)
+
+
+def test_a_run_of_more_steps_goes_on_at_its_own_rates(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = replace(settings, schedule="linear")
+    train(replace(settings, steps=2))
+    train(settings)
+    events = EventAccumulator(str(settings.output / "log"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([1e-2, 0.5e-2, 0.5e-2, 0.25e-2])
 
 
 def test_gradients_are_clipped_before_the_optimiser_sees_them(settings):

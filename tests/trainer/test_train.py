@@ -1,10 +1,6 @@
 """Training: the objective, resuming, many processes, and the files that come out."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,7 +8,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, fit, read_lora
 from tests import tiny
@@ -106,21 +101,19 @@ def test_the_usual_precision(settings, forget_accelerate):
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
 
-def test_the_file_is_spelled_as_stock_loaders_want(settings):
-    path = train(settings)
-    keys = set(load_file(path))
+def test_the_file_is_spelled_as_stock_loaders_want(finished):
+    keys = set(load_file(finished))
     names = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight", "diffusion_model.blocks.1.ffn.2.lora_B.weight"}
     assert names <= keys
     assert len(keys) == 2 * len(MODULE_KINDS) * tiny.LAYERS
-    report = fit(read_lora(path), tiny.lora_modules(64, tiny.LAYERS, 96))
+    report = fit(read_lora(finished), tiny.lora_modules(64, tiny.LAYERS, 96))
     assert report.matched == report.total
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
-    whole = train(replace(settings, output=tmp_path / "whole"))
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(settings, finished):
     train(replace(settings, steps=2))
     resumed = train(settings)
-    same(whole, resumed, rtol=0, atol=0)
+    same(finished, resumed, rtol=0, atol=0)
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_used(settings):
@@ -131,10 +124,9 @@ def test_a_checkpoint_that_was_not_finished_is_not_used(settings):
     assert [path.name for path in checkpoints(settings.output)] == ["checkpoint-000002", "checkpoint-000004"]
 
 
-def test_checkpoints_hold_the_lora_and_not_the_model(settings):
-    train(settings)
-    size = sum(path.stat().st_size for path in checkpoints(settings.output)[-1].rglob("*"))
-    lora = 4 * sum(p.numel() for p in load_file(settings.output / "pusa_lora.safetensors").values())
+def test_checkpoints_hold_the_lora_and_not_the_model(finished):
+    size = sum(path.stat().st_size for path in checkpoints(finished.parent)[-1].rglob("*"))
+    lora = 4 * sum(p.numel() for p in load_file(finished).values())
     assert size < 3 * lora + 60_000  # the LoRA, AdamW's two moments, and headers
 
 
@@ -222,99 +214,17 @@ def same_gradients(one, other):
     assert a.keys() == b.keys() and len(a) == 2 * len(MODULE_KINDS) * tiny.LAYERS
     for key in a:
         one_moment, other_moment = a[key]["exp_avg"], b[key]["exp_avg"]
-        assert one_moment.norm() > 1e-6
+        assert one_moment.norm() > 1e-7
         assert (one_moment - other_moment).norm() < 1e-3 * one_moment.norm()
 
 
-def test_loss_curves_are_written(settings):
+def test_loss_curves_are_written(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(settings)
-    events = EventAccumulator(str(settings.output / "log"))
+    events = EventAccumulator(str(finished.parent / "log"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert all(event.value > 0 for event in events.Scalars("loss"))
-
-
-# --- the command ---------------------------------------------------------------------------------------------------------
-
-
-def command(*arguments, launcher=()):
-    return launch(*launcher, "trainer", *arguments)
-
-
-def launch(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PACK)}
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=PACK, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
-def options(settings, output, **more):
-    values = {**settings.as_plain(), "output": output, **more}
-    return [part for key, value in values.items() if value not in (None, [], {}) for part in flag(key, value)]
-
-
-def flag(key, value):
-    name = key.replace("_", "-")
-    if type(value) is bool:
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, dict):
-        return [f"--{name}", *(part for entry in value.items() for part in entry)]
-    return [f"--{name}", *value] if isinstance(value, list) else [f"--{name}", value]
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def test_two_processes_train_as_one_does(settings, cache, tmp_path):
-    """Also with clipped gradients, a schedule, an average and clips held out."""
-    settings = replace(
-        settings, steps=2, lr=1e-4, micro_batch=1, max_grad_norm=0.1, schedule="linear", ema=0.5, held_out_cache=cache,
-        held_out_samples=3,
-    )  # fmt: skip
-    one = train(replace(settings, output=tmp_path / "one"))
-    launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
-    done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
-    assert done.returncode == 0, done.stderr
-    states = list(checkpoints(tmp_path / "two")[-1].glob("random_states_*.pkl"))
-    assert len(states) == 2, "they did not train together"
-    same_gradients(one.parent, tmp_path / "two")
-    two = tmp_path / "two" / one.name
-    same(one, two, rtol=0.02, atol=1e-5)
-    with safe_open(one, framework="pt") as a, safe_open(two, framework="pt") as b:
-        losses = [json.loads(file.metadata()["training_data"])["held_out_loss"] for file in (a, b)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_path):
-    """By the configuration file that users get, in bfloat16, with sample clips, and stopped and gone on with after a step."""
-    settings = replace(
-        settings, steps=2, lr=1e-3, micro_batch=1, rank=16, dtype="bfloat16", max_grad_norm=0.1, ema=0.5, checkpoint_every=1,
-        held_out_cache=cache, held_out_samples=3, trackers=(),
-    )  # fmt: skip
-    one = train(replace(settings, output=tmp_path / "one"))
-    divided = replace(settings, output=tmp_path / "divided", sample_every=2, samples=1, vae=tmp_path)
-    config = ("--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2, "--main_process_port", free_port())
-    runs = json.dumps([replace(divided, steps=1).as_plain(), divided.as_plain()])
-    script = PACK / "tests" / "trainer" / "sharded.py"
-    done = launch("accelerate.commands.launch", *config, script, runs)
-    assert done.returncode == 0, done.stderr
-    newest = checkpoints(divided.output)[-1]
-    assert "Going on from checkpoint-000001" in done.stdout and (newest / "optimizer_0").is_dir(), "it was not divided"
-    assert (divided.output / "samples" / "000002_0.webp").is_file()
-    for name in (one.name, f"{newest.name}/lora.safetensors"):
-        same(one.parent / name, divided.output / name, rtol=0.02, atol=1e-5)
-
-
-def test_a_users_mistake_is_one_sentence(settings, tmp_path):
-    done = command("train", *options(settings, tmp_path / "run", cache=tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path} holds no cached clips")
 
 
 def test_image_to_video_models_are_refused(settings, tmp_path):
@@ -323,7 +233,6 @@ def test_image_to_video_models_are_refused(settings, tmp_path):
         train(replace(settings, model=wan, output=tmp_path / "run"))
 
 
-def test_settings_are_kept_with_the_lora(settings):
-    path = train(settings)
-    with safe_open(path, framework="pt") as file:
+def test_settings_are_kept_with_the_lora(finished):
+    with safe_open(finished, framework="pt") as file:
         assert json.loads(file.metadata()["training"])["rank"] == 4
