@@ -1,6 +1,6 @@
 /** What is drawn on canvases: ruler, noise, the schedule over the steps, overview. */
 
-import { STRIDE, clamp, mix, sigmaAt } from "./format.js";
+import { STRIDE, clamp, mix, sigmaAt, startOf } from "./format.js";
 import { t } from "./words.js";
 
 export const GUTTER = 52;
@@ -122,21 +122,28 @@ function drawNoise(pen) {
 	});
 }
 
+/** The steps that visible frames take: one after another, where they do, from the first's first to the last's last. */
 function drawHeat(pen) {
-	const { fill, sigmas } = pen;
-	const row = HEAT / (sigmas.length - 1);
-	forFrames(pen, true, (x, w, frame) => {
-		sigmas.slice(0, -1).forEach((sigma, step) => {
-			const own = frame ? sigmaAt(frame.knots, sigma) : sigma;
-			fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + 0.6);
-		});
+	const { fill, frames, edges, scroll, width, sigmas, delay, rolls } = pen;
+	const steps = sigmas.length - 1;
+	const made = frames.findIndex((frame) => !frame || (!frame.hold && noiseOf(frame) === 1));
+	const start = (i) => startOf(pen, made < 0 ? 0 : i - made);
+	const [first, last] = [scroll, scroll + width].map((x) => start(latentAt(edges, x)));
+	const count = last - first + steps;
+	const rows = Math.min(count, HEAT);
+	forFrames(pen, !delay, (x, w, frame, i) => {
+		for (let row = 0; row < rows; row++) {
+			const taken = rolls && i < made ? steps : first + Math.floor((row * count) / rows) - start(i);
+			const sigma = sigmas[clamp(taken, 0, steps)];
+			fill(colourOf(frame ? sigmaAt(frame.knots, sigma) : sigma), 1, x + 0.5, HEAT_TOP + (row * HEAT) / rows, w - 1, HEAT / rows + 0.6);
+		}
 	});
 }
 
 function drawSwitch(pen) {
-	const { fill, sigmas, boundary, scroll, width } = pen;
+	const { fill, sigmas, boundary, delay, scroll, width } = pen;
 	const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
-	if (step < 1) return;
+	if (step < 1 || delay) return;
 	const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
 	fill("#000", 1, scroll, y - 1.5, width, 3);
 	for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);

@@ -23,7 +23,7 @@ function nodesBehind(node) {
 }
 
 function samplingOf(node, watch) {
-	const found = { steps: 10, shift: 5, fps: 16, boundary: null };
+	const found = { steps: 10, shift: 5, fps: 16, boundary: null, ar_step: 0, causal_block_size: 1, moving_frames: 0 };
 	for (const next of nodesBehind(node).reverse()) {
 		for (const name in found) {
 			const widget = widgetOf(next, name);
@@ -32,7 +32,9 @@ function samplingOf(node, watch) {
 			if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
 		}
 	}
-	return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
+	const { steps, shift, ar_step, causal_block_size, moving_frames: rolls } = found;
+	const each = rolls ? { delay: steps, block: 1 } : { delay: ar_step, block: causal_block_size };
+	return { ...found, ...each, rolls, sigmas: sigmaGrid(steps * (rolls || 1), shift) };
 }
 
 function inputsOf(node) {
@@ -67,6 +69,15 @@ function timelineWidget(node, name, spec) {
 		inputs: () => inputsOf(node),
 		connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
 		commit,
+		set({ node: type, ...values }) {
+			const next = nodesBehind(node).find((each) => each.type === type);
+			for (const name in next && values) {
+				const widget = widgetOf(next, name);
+				widget.value = values[name];
+				widget.callback?.(widget.value);
+			}
+			return { isSet: !!next, title: next?.title ?? LiteGraph.registered_node_types[type].title };
+		},
 		settings: () => node.properties,
 	});
 	attachHands(ui);

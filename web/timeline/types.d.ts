@@ -36,9 +36,14 @@ export interface Frame {
   item: Item | null;
 }
 
-/** The grid, the sigma where the experts switch, and the frames of a second, as the nodes behind have them. */
+/** As the nodes behind have it: each frame's own grid, the sigma where the experts switch, and the frames of a second. */
 export interface Sampling {
   sigmas: number[];
+  /** evaluations by which each block of latent frames begins after the one before; 0 is together */
+  delay: number;
+  block: number;
+  /** latent frames that move in a rolling window, whose given frames are clean; 0 is none */
+  rolls: number;
   boundary: number | null;
   fps: number;
 }
@@ -65,6 +70,8 @@ export interface Host {
   connected(): Map<number, Knots>;
   /** tells the page that the value changed */
   commit(): void;
+  /** sets widgets of a node behind, if it is there */
+  set(sets: { node: string; [widget: string]: number | string }): { isSet: boolean; title: string };
   /** what the node keeps: `pusa_fold` */
   settings(): Record<string, unknown>;
 }

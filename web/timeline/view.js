@@ -193,10 +193,18 @@ export class Timeline {
 	}
 
 	preset(preset) {
-		this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
+		if (preset.sets) return this.shape(preset);
+		this.items = arrange(preset, this.items, this.length, (item) => (this.isClip(item) ? (media.totalOf(item) ?? Infinity) : 1));
 		this.selected = this.items[0];
 		const words = !preset.slots ? "followed" : this.items.every(isFilled) ? "arranged" : "arrangedEmpty";
 		this.changed(t(words, { preset: t(preset.name) }));
+	}
+
+	/** When frames take their steps is a matter of the node behind. */
+	async shape({ name, sets }) {
+		const { isSet, title } = await this.host.set(sets); // and is drawn
+		this.say(t(isSet ? "shaped" : "notBehind", { preset: t(name), node: title }), !isSet);
+		if (isSet) this.host.commit();
 	}
 
 	pick(latent = null) {
