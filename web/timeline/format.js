@@ -55,11 +55,16 @@ export function moved({ count, frames, item: { take } }, first, length) {
 	return { at, take: first || frames % STRIDE ? take : [(take?.[0] ?? 0) + 3, take?.[1]] };
 }
 
-/** The free place nearest to a wanted one; null where there is none. */
-export function freePlace(occupied, wanted, count, ways = [1, -1]) {
-	const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
-	for (let distance = 0; distance < occupied.length; distance++) {
-		for (const way of ways) if (fits(wanted + way * distance)) return wanted + way * distance;
+/** Whether two places share a latent frame. */
+export const meet = (one, other) => one.first < other.first + other.count && other.first < one.first + one.count;
+
+/** The place nearest to a wanted one that meets none of `others`; null where there is none. */
+export function freePlace(others, latents, wanted, count, ways = [1, -1]) {
+	for (let distance = 0; distance < latents; distance++) {
+		for (const way of ways) {
+			const first = wanted + way * distance;
+			if (first >= 0 && first + count <= latents && !others.some((at) => meet(at, { first, count }))) return first;
+		}
 	}
 	return null;
 }

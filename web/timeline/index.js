@@ -1,6 +1,7 @@
 /** Puts the timeline on the Pusa Timeline node: a widget of the page, in both of its renderers. */
 
 import { app } from "../../../scripts/app.js";
+import { build } from "./elements.js";
 import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
@@ -8,7 +9,7 @@ import { Timeline } from "./view.js";
 const WIDTH = 660, HEIGHT = 326;
 const REACH = 40; // nodes behind this one among which the sampler is looked for
 
-document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
+document.head.append(build("link", { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
@@ -45,7 +46,7 @@ function inputsOf(node) {
 }
 
 function commit() {
-	const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+	const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
 	(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 

@@ -32,8 +32,8 @@ export type Knots = [number, number][];
 /** A latent frame that does not simply follow the sampler; without an item where connected keyframes gave it. */
 export interface Frame {
   knots: Knots;
-  hold: boolean;
-  item: Item | null;
+  hold?: boolean;
+  item?: Item;
 }
 
 /** As the nodes behind have it: each frame's own grid, the sigma where the experts switch, and the frames of a second. */
@@ -76,8 +76,9 @@ export interface Host {
   settings(): Record<string, unknown>;
 }
 
-/** What the pointer does between down and up: `move` shows; in the end `item` has changed, if there is one. */
+/** What the pointer does between down and up: `move` shows, and says whether it goes on without the pointer; in the end
+ * `item` has changed, if there is one. */
 export interface Gesture {
-  move(at: { x: number; y: number; latent: number }): void;
+  move(at: { x: number; y: number; latent: number }): boolean | void;
   item?: Item;
 }
