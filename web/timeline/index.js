@@ -6,7 +6,7 @@ import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
 
-const WIDTH = 660, HEIGHT = 332;
+const WIDTH = 660, HEIGHT = 352;
 const REACH = 40; // nodes behind, among which the sampler is looked for
 
 document.head.append(build("link", { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
