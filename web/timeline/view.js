@@ -117,7 +117,7 @@ export class Timeline {
 		if (item) this.say(this.summary(item));
 	}
 
-	async add(source, latent = null) {
+	async add(source, latent) {
 		if (source.media) await media.learn(source.media);
 		const error = media.errorOf(source);
 		if (error) return this.say(error, true);
@@ -149,7 +149,8 @@ export class Timeline {
 		this.changedItem(this.selected, words);
 	}
 
-	removeItem(item = this.selected) {
+	removeItem() {
+		const item = this.selected;
 		const index = this.items.indexOf(item);
 		this.items.splice(index, 1);
 		this.selected = this.items[index] ?? this.items.at(-1) ?? null;
@@ -200,12 +201,12 @@ export class Timeline {
 		this.changed(t(words, { preset: t(name), node: LiteGraph.registered_node_types[node]?.title }));
 	}
 
-	pick(latent = null) {
+	pick(latent) {
 		const onchange = ({ target }) => this.addFiles(target.files, latent);
 		build("input", { type: "file", accept: "image/*,video/*", multiple: true, onchange }).click();
 	}
 
-	async addFiles(files, latent = null) {
+	async addFiles(files, latent) {
 		for (const file of files) {
 			this.say(t("uploading", { name: file.name }));
 			try {
