@@ -8,13 +8,17 @@ the same clips and noise; brackets are 95 % intervals of means over clips (Stude
 - background: difference from the true background in the last quarter, in levels of 255.
 - permanence: share of the made frames in which the object is there with at least half of its area.
 - pop: error of the speed at the borders of latent frames, and elsewhere, in pixels a frame.
+- growth: how much larger the track's or background's error is in the last quarter than in the second.
 - cost: latent frames that go through the model for each new one (a half of them without guidance).
+
+Each part is a table of `results.md`, and is made by itself.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import bench
@@ -25,10 +29,10 @@ from demo_model import LORA
 from demo_model.measure_long import background_errors, law_errors, presence, speed_errors, track_errors
 from demo_model.studio import Studio as Demo
 from demo_model.text import encode
-from demo_model.world import TEST_SEEDS, Scene, draw, scene
+from demo_model.world import LENGTH, TEST_SEEDS, Scene, draw, scene
 from pusa_core.frames import pixel_length
 from pusa_core.intervals import mean_interval
-from pusa_core.keyframes import video_keyframes
+from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import plan_clip
 from pusa_core.rolling import Roll
 from pusa_core.staircase import Staircase, Window
@@ -36,7 +40,19 @@ from pusa_core.staircase import Staircase, Window
 SCENES = TEST_SEEDS + 7000
 GIVEN = 2  # latent frames
 CHUNK = 5  # latent frames of the clips that the model was trained on
-CFG, SHIFT = 3.0, 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of every method.
+
+    Attributes:
+        alpha: strength of the Pusa LoRA.
+    """
+
+    cfg: float = 3.0
+    shift: float = 5.0
+    alpha: float = 1.0
 
 
 @dataclass
@@ -51,6 +67,7 @@ class Maker:
     scenes: Sequence[Scene]
     latents: int
     seed: int
+    settings: Settings = Settings()
     evaluated: int = 0
     texts: dict[int, Any] = field(default_factory=dict)
 
@@ -65,7 +82,7 @@ class Maker:
 
     @property
     def model(self) -> Any:
-        return self.demo.model(LORA, 1.0)
+        return self.demo.model(LORA, self.settings.alpha)
 
     def roll(
         self,
@@ -85,8 +102,8 @@ class Maker:
         from pusa_core.hosts.comfyui.long_video import Guidance, long_video_studio
 
         size = moving + 1 + anchor
-        staircase = Staircase(moving, SHIFT, 1, window=Window(size, (0,) if anchor else ()))
-        guidance, shape = Guidance(self.positive, self.negative, CFG), (len(self.scenes), 16, 8, 8)
+        staircase = Staircase(moving, self.settings.shift, 1, window=Window(size, (0,) if anchor else ()))
+        guidance, shape = Guidance(self.positive, self.negative, self.settings.cfg), (len(self.scenes), 16, 8, 8)
         studio = long_video_studio(self.model, self.demo.vae, guidance, self.seed, shape, progress=lambda: self._count(size))
         form = self.model.model.latent_format
         start = torch.cat([form.process_in(self.demo.encode(clip)) for clip in draw(self.scenes, pixel_length(GIVEN))])
@@ -95,20 +112,21 @@ class Maker:
         roll = (Roll if as_picture else _AsMade)(staircase, self.latents, given, studio, **options)
         return torch.cat([made.pictures for made in roll], dim=1)
 
-    def chunks(self, steps: int) -> Tensor:
-        """Each clip goes on from the last 5 frames of the one before."""
+    def chunks(self, steps: int, anchored: bool = False) -> Tensor:
+        """Each clip goes on from the last 5 frames of the one before; anchored, from the video's first and its last 4, which
+        start with some noise and are held."""
         video = draw(self.scenes, pixel_length(GIVEN))
         while video.shape[1] < pixel_length(self.latents):
-            more = self._extended(video[:, -pixel_length(GIVEN) :], steps, video.shape[1] - 1)
+            more = self._extended([_anchored(v) if anchored else _last(v) for v in video], steps, video.shape[1] - 1)
             video = torch.cat([video, more], dim=1)
         return video[:, : pixel_length(self.latents)]
 
-    def _extended(self, last: Tensor, steps: int, frame: int) -> Tensor:
-        keyframes = [[video_keyframes(clip, "first", len(clip), "pixel", "start", 0, "0")] for clip in last]
+    def _extended(self, keyframes: list[list[Keyframe]], steps: int, frame: int) -> Tensor:
         plans = [plan_clip(k, pixel_length(CHUNK), self.demo.encode) for k in keyframes]
         plan = replace(plans[0], clean=torch.cat([p.clean for p in plans if p.clean is not None]))
-        latent = self.demo.host.plan_latent(self.demo.vae, plan, 64, 64, pixel_length(CHUNK), len(last))
-        sampling = self.demo.host.Sampling(self.seed + frame, steps, CFG, "euler", self.demo.host.PUSA_SCHEDULER, SHIFT)
+        latent = self.demo.host.plan_latent(self.demo.vae, plan, 64, 64, pixel_length(CHUNK), len(keyframes))
+        settings, scheduler = self.settings, self.demo.host.PUSA_SCHEDULER
+        sampling = self.demo.host.Sampling(self.seed + frame, steps, settings.cfg, "euler", scheduler, settings.shift)
         text = self.positive(frame), self.negative
         samples = self.demo.host.sample_clip(self.model, *text, latent, sampling)["samples"]
         self._count(steps * CHUNK)
@@ -116,6 +134,15 @@ class Maker:
 
     def _count(self, latents: int) -> None:
         self.evaluated += latents
+
+
+def _last(video: Tensor) -> list[Keyframe]:
+    return [video_keyframes(video, "last", GIVEN, "latent", "start", 0, "0")]
+
+
+def _anchored(video: Tensor) -> list[Keyframe]:
+    last = video_keyframes(video[-LENGTH:], "last", GIVEN - 1, "latent", "index", 1, "0.2", "hold")
+    return [still_keyframe(video[:1], 0, "latent", 0.2, "hold"), last]
 
 
 class _AsMade(Roll):
@@ -126,6 +153,7 @@ class _AsMade(Roll):
 METHODS: dict[str, Callable[[Maker], Tensor]] = {
     "repeated extension, 10 steps": lambda maker: maker.chunks(10),
     "repeated extension, 4 steps": lambda maker: maker.chunks(4),
+    "the same with an anchor and hold": lambda maker: maker.chunks(4, anchored=True),
     "rolling window, 4 moving": lambda maker: maker.roll(4),
     "rolling window, 5 moving": lambda maker: maker.roll(5),
     "4 moving, newest frame as it was made": lambda maker: maker.roll(4, as_picture=False),
@@ -134,45 +162,85 @@ METHODS: dict[str, Callable[[Maker], Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
+class Part:
+    """One table.
+
+    Attributes:
+        latents: latent frames of each clip.
+        methods: numbers of `METHODS`.
+    """
+
+    name: str
+    latents: int
+    clips: int
+    seeds: int
+    methods: tuple[int, ...]
+
+
+PARTS = (
+    Part("long video", 17, 32, 2, (1, 2, 3, 4)),
+    Part("long video, 129 frames", 33, 32, 1, (1, 2, 3, 4)),
+    Part("long video, 641 frames", 161, 8, 1, (1, 2, 3, 4)),
+    Part("long video, variants", 17, 32, 2, (0, 5, 6, 7)),
+)
+
+
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--latents", type=int, default=17, help="latent frames of each clip; 17 are 65 frames")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--methods", type=int, nargs="+", help="numbers of the methods, from 0; all")
+    parser.add_argument("--part", type=int, default=0, choices=range(len(PARTS)), help="number of the table")
+    for name in ("clips", "seeds", "latents"):
+        parser.add_argument(f"--{name}", type=int, help="the part's own")
+    parser.add_argument("--methods", type=int, nargs="+", help="numbers of the methods, from 0; the part's own")
+    for setting in fields(Settings):
+        parser.add_argument(f"--{setting.name}", type=float, default=setting.default)
     options = parser.parse_args()
     bench.use_comfyui(options)
-    demo = Demo()
-    scenes = [scene(SCENES + i, False, "bounces") for i in range(options.clips)]
-    names = [name for i, name in enumerate(METHODS) if i in (options.methods or range(len(METHODS)))]
+    given = {f.name: getattr(options, f.name, None) for f in fields(Part)}
+    part = replace(PARTS[options.part], **{name: value for name, value in given.items() if value is not None})
+    settings = Settings(*(getattr(options, f.name) for f in fields(Settings)))
+    header = ["method", "cost", "track (px)", "law (px)", "background", "permanence", "pop: at borders", "elsewhere",
+              "growth: track", "background"]  # fmt: skip
+    about = f"{part.clips} clips of {pixel_length(part.latents)} frames, seeds: {part.seeds}; cfg {settings.cfg:g}, "
+    about += f"shift {settings.shift:g}, alpha {settings.alpha:g}."
     with torch.inference_mode():
-        rows = [["the true clips", "-", *figures(draw(scenes, pixel_length(options.latents)), scenes)]]
-        for name in names:
-            makers = [Maker(demo, scenes, options.latents, seed) for seed in range(options.seeds)]
-            clips = torch.cat([METHODS[name](maker) for maker in makers])
-            cost = sum(maker.evaluated for maker in makers) / (options.latents - GIVEN) / options.seeds
-            rows.append([name, f"{cost:.1f}", *figures(clips, scenes * options.seeds)])
-    about = f"{options.clips} clips of {pixel_length(options.latents)} frames; seeds: {options.seeds}."
-    header = ["method", "cost", "track (px)", "law (px)", "background", "permanence", "pop: at borders", "elsewhere"]
-    name = "long video" if options.latents == 17 else f"long video, {pixel_length(options.latents)} frames"
-    bench.publish(name, f"{about}\n\n{bench.table(header, rows)}", options.write)
+        bench.publish(part.name, f"{about}\n\n{bench.table(header, rows(part, settings))}", options.write)
+
+
+def rows(part: Part, settings: Settings) -> list[list[str]]:
+    demo = Demo()
+    scenes = [scene(SCENES + i, False, "bounces") for i in range(part.clips)]
+    rows = [["the true clips", "-", *figures(draw(scenes, pixel_length(part.latents)), scenes)]]
+    for number in part.methods:
+        name, make = [*METHODS.items()][number]
+        makers = [Maker(demo, scenes, part.latents, seed, settings) for seed in range(part.seeds)]
+        clips = torch.cat([make(maker) for maker in makers])
+        cost = sum(maker.evaluated for maker in makers) / (part.latents - GIVEN) / part.seeds
+        rows.append([name, f"{cost:.1f}", *figures(clips, scenes * part.seeds)])
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return rows
 
 
 def figures(clips: Tensor, scenes: Sequence[Scene]) -> list[str]:
     """The cells of a table's row."""
     made = slice(pixel_length(GIVEN), None)
-    last = slice(-(clips.shape[1] - 1) // 4, None)
+    quarter = (clips.shape[1] - 1) // 4
+    second, last = slice(quarter, 2 * quarter), slice(-quarter, None)
     border = torch.arange(clips.shape[1]) % 4 == 1
     border[: pixel_length(GIVEN)] = False
     inside = torch.arange(clips.shape[1]) % 4 != 1
     inside[: pixel_length(GIVEN)] = False
+    tracks = [track_errors(clip, s) for clip, s in zip(clips, scenes)]
+    backgrounds = [background_errors(clip, s) for clip, s in zip(clips, scenes)]
     measured = {
-        "track": [track_errors(clip, s)[last].mean() for clip, s in zip(clips, scenes)],
+        "track": [errors[last].mean() for errors in tracks],
         "law": [law_errors(clip, s)[made].nanmean() for clip, s in zip(clips, scenes)],
-        "background": [background_errors(clip, s)[last].mean() for clip, s in zip(clips, scenes)],
+        "background": [errors[last].mean() for errors in backgrounds],
         "permanence": [presence(clip, s)[made].mean() for clip, s in zip(clips, scenes)],
         "pop": [speed_errors(clip, s)[border].nanmean() for clip, s in zip(clips, scenes)],
         "elsewhere": [speed_errors(clip, s)[inside].nanmean() for clip, s in zip(clips, scenes)],
+        "track's growth": [errors[last].mean() - errors[second].mean() for errors in tracks],
+        "background's growth": [errors[last].mean() - errors[second].mean() for errors in backgrounds],
     }
     return [_cell(torch.stack(values)) for values in measured.values()]
 

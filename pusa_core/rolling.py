@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .frames import pixel_frames
 from .messages import fault
 from .plan import Plan, leading
 from .schedule import Behaviour, FrameMap, FrameSchedule, pusa_sigmas
@@ -43,6 +44,12 @@ class Segment:
     def grid(self) -> Tensor:
         """The sampler's sigmas, (evaluations + 1,)."""
         return torch.linspace(HIGH, LOW, len(self.sigmas), dtype=torch.float64).float()
+
+    @property
+    def goes_on_from(self) -> int:
+        """The pixel frame from which its motion goes on, whose prompt guides it: the last one before the frames that move."""
+        first = next(frame for frame, sigma in zip(self.frames, self.sigmas[0].tolist()) if sigma > 0)
+        return max(pixel_frames(first)[0] - 1, 0)
 
     def plan(self, clean: Mapping[int, Tensor], multipliers: Mapping[int, float]) -> Plan:
         """The segment as a clip's plan.

@@ -1,5 +1,6 @@
 """Loops on the real ComfyUI: the second turn against a decode of the whole, and the node."""
 
+import logging
 from functools import partial
 
 import pytest
@@ -58,8 +59,10 @@ def picture(seed=0, count=1):
     return torch.rand(count, 48, 64, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_node(make, tmp_path):
-    from_text, report = make()
+def test_the_node(make, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        from_text, report = make()
+    assert any(record.message.startswith("Pusa Loop: frames are written to ") for record in caplog.records)
     assert from_text.shape == (4 * LATENTS, 64, 64, 3)
     assert report.startswith("Over the seam the picture changes ")
     assert [p.name for p in tmp_path.rglob("*.mp4")] == ["loop_00001_.mp4"]

@@ -147,6 +147,14 @@ def test_positions():
             assert torch.equal(plan.clean[:, :, -1:], noise(8))
 
 
+@pytest.mark.parametrize("start, first", [(0, [0, 0, 4, 8]), (1, [0, 4, 8, 12]), (3, [8, 12, 16, 20])])
+def test_the_frame_from_which_motion_goes_on(start, first):
+    """The last picture that is finished, when the window moves up; of 4 frames that move, the first has 4 steps to go."""
+    parts = list(segments(Staircase(4, 5.0, 1, window=Window(6, (0,))), start, start + 4))
+    assert [part.goes_on_from for part in parts[3:]] == first
+    assert {part.goes_on_from for part in parts[:3]} == {first[0]}
+
+
 def test_noise_is_that_of_a_frame():
     make = noise_by_frame(5, (2, 4, 3, 3))
     assert make(7).shape == (2, 4, 1, 3, 3) and torch.equal(make(7), noise_by_frame(5, (2, 4, 3, 3))(7))

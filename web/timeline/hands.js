@@ -9,7 +9,6 @@ const STEP = 0.05; // of noise
 const EDGE = 20; // pixels, where an item that is held scrolls the video
 const COPIED = "application/x-pusa-item";
 
-/** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
 	const { root, lanes } = ui;
 	let gesture = null, pointer = null; // see types.d.ts; the pointer's last event while it is down
@@ -108,9 +107,9 @@ function press(ui, { key, altKey, target: { dataset: { side } } }) {
 	const isDelete = key === "Delete" || key === "Backspace";
 	if (!item) return isDelete; // not for the node
 	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
-	const isTilt = key === "ArrowLeft" || key === "ArrowRight";
+	const isTilt = /Left|Right/.test(key);
 	if (way && altKey) return ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
-	if (way && side) return ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut"));
+	if (way && side) return ui.trim(item, side === "start", side === "end" ? way : -way) ? ui.changedItem(item) : ui.say(t("cannotCut"));
 	if (way) return ui.moveTo(item, ui.placeOf(item).first + way, way);
 	if (key === "Home" || key === "End") return ui.moveTo(item, key === "End" ? ui.latents : 0);
 	if (isDelete) return ui.removeItem();

@@ -12,7 +12,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...frames import pixel_frames
 from ...plan import Plan
 from ...prompts import mixed, prompts_at
 from ...rolling import Segment, Studio, noise_by_frame
@@ -90,8 +89,7 @@ def long_video_studio(
     def sample(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
         clean = plan.clean
         plan = replace(plan, clean=None if clean is None else form.process_out(clean))
-        first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
-        positive = guidance.positive(pixel_frames(first)[0])
+        positive = guidance.positive(segment.goes_on_from)
         step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
         if low_noise_model is None:
             return step(model, plan, segment.grid, latents)

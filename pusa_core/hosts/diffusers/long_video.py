@@ -12,7 +12,6 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from ...frames import pixel_frames
 from ...plan import Plan
 from ...prompts import mixed, prompts_at
 from ...roll_files import RollFolder, settings_key
@@ -144,8 +143,7 @@ class _Sampler:
     def __call__(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
         """Takes frames along a segment's grid."""
         device = self.pipe._execution_device
-        first = next(f for f, sigma in zip(segment.frames, segment.sigmas[0].tolist()) if sigma > 0)
-        text = self.guidance.positive(pixel_frames(first)[0])
+        text = self.guidance.positive(segment.goes_on_from)
         grid, table = segment.grid.to(device), plan.table.to(device)
         clean = (torch.zeros_like(latents) if plan.clean is None else plan.clean).to(device)
         x = table.at(grid[0], grid).to_virtual(latents.to(device), clean)

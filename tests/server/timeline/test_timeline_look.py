@@ -56,6 +56,41 @@ def test_a_bent_map_is_shown_as_it_is(hands):
     assert hands.status() == "report"
 
 
+def preset(hands, name):
+    hands.browser.get_by_role("button", name=name, exact=True).first.click()
+    hands.browser.wait_for_timeout(200)
+
+
+def test_frames_that_take_their_steps_one_after_another(hands):
+    """The node behind has when; a preset sets it there, or says which node is needed. 21 latent frames, the first given."""
+    hands.new(items=({"at": 0, "media": "start_frame.jpg", "noise": 0},))
+    preset(hands, "Staircase")
+    assert hands.status() == "Staircase: connect the latent to Pusa Diffusion Forcing first."
+    hands.connect("PusaDiffusionForcing")
+    assert near(hands.colour(1, 29, 30), hands.colour(20, 29, 30)), "all together"
+    preset(hands, "Staircase")
+    assert hands.status() == "Staircase: set on Pusa Diffusion Forcing."
+    steps = 30 + 3 * 5  # blocks of 5: latent frames 1 to 5, ..., 16 to 20
+    assert near(hands.colour(20, 14, steps), NOISY) and not near(hands.colour(20, 38, steps), NOISY, 20)
+    assert near(hands.colour(5, 31, steps), CLEAN) and not near(hands.colour(6, 31, steps), CLEAN)
+    assert near(hands.colour(0, 0, steps), CLEAN)
+    hands.undo()
+    assert near(hands.colour(20, 20, 30), hands.colour(1, 20, 30)), "together again"
+
+
+def test_a_rolling_window(hands):
+    """4 of 40 frames move at once; the first is given."""
+    hands.new(157, items=({"at": 0, "media": "start_frame.jpg", "noise": 0.2},))
+    hands.connect("PusaLongVideo")
+    steps = 4 + 38
+    for i in (1, 10, 39):
+        begins = i - 1
+        assert begins == 0 or near(hands.colour(i, begins - 1, steps), NOISY)
+        assert not near(hands.colour(i, begins + 3, steps), NOISY, 60)
+        assert i == 39 or near(hands.colour(i, begins + 4, steps), CLEAN)
+    assert near(hands.colour(0, 0, steps), CLEAN), "where the video begins, it stays"
+
+
 def white_lines(hands):
     """Heights, from the first step to the last as 0 to 1, at which white runs across the schedule."""
     return hands.browser.evaluate(
