@@ -31,13 +31,12 @@ from recipes import (
 )
 
 SKYREELS = "Wan2_1-SkyReels-V2-DF-14B-720P_fp8_e4m3fn.safetensors"
-SKYREELS_540P = "Wan2_1-SkyReels-V2-DF-14B-540P_fp8_e4m3fn.safetensors"
 SKYREELS_SMALL = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
 MODEL_5B, VAE_5B = "wan2.2_ti2v_5B_fp16.safetensors", "wan2.2_vae.safetensors"
 MORE_DOWNLOADS = DOWNLOADS | {
     name: Download(f"{source}/{name}", folder)
     for source, folder, names in (
-        (f"{KIJAI}/Skyreels", "diffusion_models", [SKYREELS, SKYREELS_540P, SKYREELS_SMALL]),
+        (f"{KIJAI}/Skyreels", "diffusion_models", [SKYREELS, SKYREELS_SMALL]),
         (f"{WAN22}/diffusion_models", "diffusion_models", [MODEL_5B]),
         (f"{WAN22}/vae", "vae", [VAE_5B]),
     )
@@ -106,10 +105,10 @@ def skyreels_asynchronous(w: Workflow) -> None:
 
 
 def skyreels_long_video(w: Workflow) -> None:
-    """A video of 13 seconds in the memory of a short one, from an image, with SkyReels-V2-DF 14B 540P, which needs no Pusa
-    LoRA: a window rolls along, in which each frame is a step behind the one before it. What is finished is on disk at once.
+    """A video of 13 seconds in the memory of a short one, from an image, with SkyReels-V2-DF 14B, which needs no Pusa LoRA:
+    a window rolls along, in which each frame is a step behind the one before it. What is finished is on disk at once.
     SkyReels-V2's own way to long video is another: *Extend a video*, again and again."""
-    model, size = load_model(w, SKYREELS_540P, None), {**SIZE_540P, "length": LONG["length"]}
+    model, size = load_model(w, SKYREELS, None), {**SIZE_720P, "length": LONG["length"]}
     rolled(w, model, [at(0, BOAT[0], 0)], size, cfg=5.0, fps=CLIP_FPS)
 
 
