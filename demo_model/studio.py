@@ -93,7 +93,11 @@ class Studio:
 
     @cached_property
     def vae(self) -> Any:
-        return self.vaes.open_vae(VAE).vae
+        vae = self.vaes.open_vae(VAE).vae
+        for layer in vae.first_stage_model.modules():
+            if isinstance(layer, torch.nn.Conv3d):
+                layer.to(memory_format=torch.channels_last_3d)  # a CPU decodes in a little over half the time, the same
+        return vae
 
     @cached_property
     def base(self) -> Any:
