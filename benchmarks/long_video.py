@@ -29,10 +29,10 @@ from demo_model import LORA
 from demo_model.measure_long import background_errors, law_errors, presence, speed_errors, track_errors
 from demo_model.studio import Studio as Demo
 from demo_model.text import encode
-from demo_model.world import TEST_SEEDS, Scene, draw, scene
+from demo_model.world import LENGTH, TEST_SEEDS, Scene, draw, scene
 from pusa_core.frames import pixel_length
 from pusa_core.intervals import mean_interval
-from pusa_core.keyframes import video_keyframes
+from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import plan_clip
 from pusa_core.rolling import Roll
 from pusa_core.staircase import Staircase, Window
@@ -112,19 +112,19 @@ class Maker:
         roll = (Roll if as_picture else _AsMade)(staircase, self.latents, given, studio, **options)
         return torch.cat([made.pictures for made in roll], dim=1)
 
-    def chunks(self, steps: int) -> Tensor:
-        """Each clip goes on from the last 5 frames of the one before."""
+    def chunks(self, steps: int, anchored: bool = False) -> Tensor:
+        """Each clip goes on from the last 5 frames of the one before; anchored, from the video's first and its last 4, which
+        start with some noise and are held."""
         video = draw(self.scenes, pixel_length(GIVEN))
         while video.shape[1] < pixel_length(self.latents):
-            more = self._extended(video[:, -pixel_length(GIVEN) :], steps, video.shape[1] - 1)
+            more = self._extended([_anchored(v) if anchored else _last(v) for v in video], steps, video.shape[1] - 1)
             video = torch.cat([video, more], dim=1)
         return video[:, : pixel_length(self.latents)]
 
-    def _extended(self, last: Tensor, steps: int, frame: int) -> Tensor:
-        keyframes = [[video_keyframes(clip, "first", len(clip), "pixel", "start", 0, "0")] for clip in last]
+    def _extended(self, keyframes: list[list[Keyframe]], steps: int, frame: int) -> Tensor:
         plans = [plan_clip(k, pixel_length(CHUNK), self.demo.encode) for k in keyframes]
         plan = replace(plans[0], clean=torch.cat([p.clean for p in plans if p.clean is not None]))
-        latent = self.demo.host.plan_latent(self.demo.vae, plan, 64, 64, pixel_length(CHUNK), len(last))
+        latent = self.demo.host.plan_latent(self.demo.vae, plan, 64, 64, pixel_length(CHUNK), len(keyframes))
         settings, scheduler = self.settings, self.demo.host.PUSA_SCHEDULER
         sampling = self.demo.host.Sampling(self.seed + frame, steps, settings.cfg, "euler", scheduler, settings.shift)
         text = self.positive(frame), self.negative
@@ -136,6 +136,15 @@ class Maker:
         self.evaluated += latents
 
 
+def _last(video: Tensor) -> list[Keyframe]:
+    return [video_keyframes(video, "last", GIVEN, "latent", "start", 0, "0")]
+
+
+def _anchored(video: Tensor) -> list[Keyframe]:
+    last = video_keyframes(video[-LENGTH:], "last", GIVEN - 1, "latent", "index", 1, "0.2", "hold")
+    return [still_keyframe(video[:1], 0, "latent", 0.2, "hold"), last]
+
+
 class _AsMade(Roll):
     def _shown(self, frame: int, segment: Any) -> Tensor:
         return self.finished[frame].latent
@@ -144,6 +153,7 @@ class _AsMade(Roll):
 METHODS: dict[str, Callable[[Maker], Tensor]] = {
     "repeated extension, 10 steps": lambda maker: maker.chunks(10),
     "repeated extension, 4 steps": lambda maker: maker.chunks(4),
+    "the same with an anchor and hold": lambda maker: maker.chunks(4, anchored=True),
     "rolling window, 4 moving": lambda maker: maker.roll(4),
     "rolling window, 5 moving": lambda maker: maker.roll(5),
     "4 moving, newest frame as it was made": lambda maker: maker.roll(4, as_picture=False),
@@ -169,10 +179,10 @@ class Part:
 
 
 PARTS = (
-    Part("long video", 17, 32, 2, (1, 2, 3)),
-    Part("long video, 129 frames", 33, 32, 1, (1, 2, 3)),
-    Part("long video, 641 frames", 161, 8, 1, (1, 2, 3)),
-    Part("long video, variants", 17, 32, 2, (0, 4, 5, 6)),
+    Part("long video", 17, 32, 2, (1, 2, 3, 4)),
+    Part("long video, 129 frames", 33, 32, 1, (1, 2, 3, 4)),
+    Part("long video, 641 frames", 161, 8, 1, (1, 2, 3, 4)),
+    Part("long video, variants", 17, 32, 2, (0, 5, 6, 7)),
 )
 
 

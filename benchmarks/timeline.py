@@ -90,7 +90,7 @@ def report(server: ComfyServer, write: bool) -> None:
         rows = [row(name, measure(page, name == "Nodes 2.0")) for name in ("canvas", "Nodes 2.0")]
         chromium = page.browser_page.context.browser.version
     text = table(["renderer", "redraws", "median, ms", "95th percentile, ms", "longest, ms"], rows)
-    files = [path for path in (PACK / "web" / "timeline").iterdir() if path.suffix in (".js", ".css")]
+    files = [path for path in (PACK / "web").rglob("*") if path.suffix in (".js", ".css")]
     size = sum(path.stat().st_size for path in files)
     place = f"CPU ({processor()}); ComfyUI {server.get('/system_stats')['system']['comfyui_version']}, Chromium {chromium}"
     publish("timeline", f"{text}\n\nJavaScript and CSS: {size:,} bytes.", write, place)

@@ -91,7 +91,7 @@ def write_roll(roll: Roll, folder: RollFolder, fps: float, existing: int, progre
     """Runs it; the video's file, in the folder."""
     folder.folder.mkdir(parents=True, exist_ok=True)
     path = folder.folder / "video.mp4"
-    logging.info("%s: frames are written to %s", progress.node.GET_SCHEMA().display_name, path)
+    logging.info("%s: frames are written to %s", progress.node.define_schema().display_name, path)
     with VideoWriter(path, fps) as writer:
         for made in folder.keep(roll):
             writer.write(made.pictures[0])

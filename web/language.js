@@ -8,26 +8,26 @@ const LANGUAGES = { en: "English", zh: "中文", "zh-TW": "繁體中文", ja: "�
 
 /** The language of the pack's words: its own setting, else the page's. */
 export function language() {
-  const settings = app.extensionManager.setting, own = settings.get(OWN);
-  return own && own !== AUTO ? own : settings.get("Comfy.Locale") || "en";
+	const settings = app.extensionManager.setting, own = settings.get(OWN);
+	return own && own !== AUTO ? own : settings.get("Comfy.Locale") || "en";
 }
 
 app.registerExtension({
-  name: "Pusa.Language",
-  settings: [
-    {
-      id: OWN,
-      category: ["Pusa", "Language"],
-      name: "Language of Pusa's nodes, reports and errors",
-      tooltip: "German is not among ComfyUI's own languages: choose it here. Reload the page after a change.",
-      type: "combo",
-      options: [{ text: "as ComfyUI", value: AUTO }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
-      defaultValue: AUTO,
-    },
-  ],
-  setup() {
-    // a language that the page takes from the browser is in no setting, and the server would not know it
-    const shown = app.extensionManager.setting.get("Comfy.Locale");
-    if (shown) api.storeSetting(SHOWN, shown);
-  },
+	name: "Pusa.Language",
+	settings: [
+		{
+			id: OWN,
+			category: ["Pusa", "Language"],
+			name: "Language of Pusa's nodes, reports and errors",
+			tooltip: "German is not among ComfyUI's own languages: choose it here. Reload the page after a change.",
+			type: "combo",
+			options: [{ text: "as ComfyUI", value: AUTO }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
+			defaultValue: AUTO,
+		},
+	],
+	setup() {
+		// a language that the page takes from the browser is in no setting, and the server would not know it
+		const shown = app.extensionManager.setting.get("Comfy.Locale");
+		if (shown) api.storeSetting(SHOWN, shown);
+	},
 });

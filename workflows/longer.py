@@ -12,6 +12,7 @@ from recipes import (
     DEMO,
     DEMO_ALPHA,
     DEMO_LORA,
+    DEMO_SIZE,
     DOWNLOADS,
     KIJAI,
     NEGATIVE,
@@ -20,6 +21,8 @@ from recipes import (
     VAE,
     WAN22,
     at,
+    demo_sampled,
+    load_coders,
     load_model,
     planned,
     pusa_sampler,
@@ -28,12 +31,13 @@ from recipes import (
 )
 
 SKYREELS = "Wan2_1-SkyReels-V2-DF-14B-720P_fp8_e4m3fn.safetensors"
+SKYREELS_540P = "Wan2_1-SkyReels-V2-DF-14B-540P_fp8_e4m3fn.safetensors"
 SKYREELS_SMALL = "Wan2_1-SkyReels-V2-DF-1_3B-540P_fp32.safetensors"
 MODEL_5B, VAE_5B = "wan2.2_ti2v_5B_fp16.safetensors", "wan2.2_vae.safetensors"
 MORE_DOWNLOADS = DOWNLOADS | {
     name: Download(f"{source}/{name}", folder)
     for source, folder, names in (
-        (f"{KIJAI}/Skyreels", "diffusion_models", [SKYREELS, SKYREELS_SMALL]),
+        (f"{KIJAI}/Skyreels", "diffusion_models", [SKYREELS, SKYREELS_540P, SKYREELS_SMALL]),
         (f"{WAN22}/diffusion_models", "diffusion_models", [MODEL_5B]),
         (f"{WAN22}/vae", "vae", [VAE_5B]),
     )
@@ -101,6 +105,28 @@ def skyreels_asynchronous(w: Workflow) -> None:
     forced(w, SKYREELS_SMALL, [], SWAN, SIZE_540P, shift=8.0, cfg=6.0, ar_step=5, causal_block_size=5)
 
 
+def skyreels_long_video(w: Workflow) -> None:
+    """A video of 13 seconds in the memory of a short one, from an image, with SkyReels-V2-DF 14B 540P, which needs no Pusa
+    LoRA: a window rolls along, in which each frame is a step behind the one before it. What is finished is on disk at once.
+    SkyReels-V2's own way to long video is another: *Extend a video*, again and again."""
+    model, size = load_model(w, SKYREELS_540P, None), {**SIZE_540P, "length": LONG["length"]}
+    rolled(w, model, [at(0, BOAT[0], 0)], size, cfg=5.0, fps=CLIP_FPS)
+
+
+def demo_asynchronous(w: Workflow) -> None:
+    """A small scene from a prompt, whose frames take their steps one after another: each latent frame begins 2 evaluations
+    (**ar_step**) after the one before it. The small model that comes with the pack was trained with noise of its own for
+    every frame: nothing to download, seconds on a CPU."""
+    demo_sampled(w, sampler=one_after_another)
+
+
+def one_after_another(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, cfg: float) -> Wire:
+    forcing = w.add("PusaDiffusionForcing", latent=plan["latent"], steps=steps, shift=5.0, ar_step=2, **DEMO_SIZE)
+    sampler = w.add("PusaKSampler", seed=42, steps=steps, cfg=cfg, latent=forcing["latent"], **models, **texts)
+    w.form += [(plan, "length"), (sampler, "seed")]
+    return sampler["latent"]
+
+
 # --- long video ------------------------------------------------------------------------------------------------------
 
 
@@ -134,25 +160,7 @@ def demo_long_video(w: Workflow) -> None:
 def wan21_long_video(w: Workflow) -> None:
     """A video of 20 seconds in the memory of a short one, from an image, with another one met on the way and a prompt for
     each part. What is finished is on disk at once; a video that was stopped goes on when it is queued again."""
-    model = wan21(w)["model"]
-    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
-    vae = w.add("VAELoader", vae_name=VAE)["VAE"]
-    negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)["CONDITIONING"]
-    prompts = [w.add("CLIPTextEncode", prompt_title(i), clip=clip, text=text) for i, text in enumerate(SAIL)]
-    positive = by_frame(w, [prompt["CONDITIONING"] for prompt in prompts], [0, 160])
-    timeline = planned(w, [held(at(0, BOAT[0], 0)), held(at(160, BOAT[1], 0.3))], {"vae": vae, **LONG})
-    long = w.add(
-        "PusaLongVideo",
-        model=model,
-        positive=positive,
-        negative=negative,
-        vae=vae,
-        latent=timeline["latent"],
-        seed=42,
-        filename_prefix=f"video/pusa_{w.name}",
-        **LONG,
-    )
-    w.form += [*((prompt, "text") for prompt in prompts), (timeline, "length"), (long, "seed")]
+    rolled(w, wan21(w)["model"], [at(0, BOAT[0], 0), at(160, BOAT[1], 0.3)], LONG)
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------
@@ -205,6 +213,8 @@ TITLES = {
     skyreels_image_to_video: "Image to video (SkyReels-V2-DF)",
     skyreels_start_end: "Start and end image (SkyReels-V2-DF)",
     skyreels_extension: "Extend a video (SkyReels-V2-DF)",
+    skyreels_long_video: "Long video (SkyReels-V2-DF)",
+    demo_asynchronous: "(4) Text to video, asynchronous (no download)",
     skyreels_asynchronous: "Text to video, asynchronous (SkyReels-V2-DF 1.3B)",
 }
 
@@ -221,6 +231,29 @@ def demo_models(w: Workflow) -> tuple[Wire, Wire]:
     model = w.add("UNETLoader", unet_name=DEMO["unet_name"], weight_dtype="default")["MODEL"]
     pusa = w.add("PusaLoraLoader", model=model, lora_name=DEMO_LORA, alpha=DEMO_ALPHA)["model"]
     return pusa, w.add("VAELoader", vae_name=DEMO["vae_name"])["VAE"]
+
+
+def rolled(w: Workflow, model: Wire, given: list[dict[str, Any]], size: dict[str, Any], **settings: Any) -> None:
+    """A long video from a timeline, with a prompt for each half."""
+    clip, vae = load_coders(w)
+    negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)["CONDITIONING"]
+    prompts = [w.add("CLIPTextEncode", prompt_title(i), clip=clip, text=text) for i, text in enumerate(SAIL)]
+    positive = by_frame(w, [prompt["CONDITIONING"] for prompt in prompts], [0, 160])
+    w.form += [(prompt, "text") for prompt in prompts]
+    timeline = planned(w, [held(item) for item in given], {"vae": vae, **size})
+    long = w.add(
+        "PusaLongVideo",
+        model=model,
+        positive=positive,
+        negative=negative,
+        vae=vae,
+        latent=timeline["latent"],
+        seed=42,
+        filename_prefix=f"video/pusa_{w.name}",
+        **settings,
+        **size,
+    )
+    w.form += [(timeline, "length"), (long, "seed")]
 
 
 def looped(w: Workflow, prompts: list[Node], **inputs: Any) -> None:

@@ -28,6 +28,8 @@ TIPS = {
     "demo_long": "**length**, **moving_frames** (5 is smoother and costs more) and the frames at which prompts begin.",
     "forcing": "**steps** 30 to 50, **shift** 8 and **cfg** 6 from text, 5 and 5 from an image: SkyReels-V2's own. *Pusa "
     "KSampler* takes steps and shift from *Pusa Diffusion Forcing*; other samplers than euler need **ar_step** 0.",
+    "demo_forcing": "**ar_step**: 0 is synchronous, more is slower. **steps** (Pusa Diffusion Forcing) and **cfg**: it takes "
+    "seconds, so try extremes.",
     "asynchronous": "**ar_step** 5 with **causal_block_size** 5 is asynchronous: slower, and SkyReels-V2 found that it may "
     "follow the prompt better. 0 and 1 is synchronous.",
     "forcing_size": "Size and **length** are the timeline's: 1280 x 720 and 121 frames for the 720P model, 960 x 544 and 97 "
@@ -45,8 +47,9 @@ TIPS = {
 T2V_ONLY = "Use text-to-video (T2V) models, not image-to-video ones."
 # part of a file's name -> what to say instead
 ADVICE = {
-    "SkyReels": "Use diffusion forcing (DF) models, not SkyReels-V2's T2V or I2V ones. GGUF files of the 14B model need less "
-    "memory (on Hugging Face: ThePun1sher/SkyReels-V2-DF-14B-720P-GGUF); *Unet Loader (GGUF)* of ComfyUI-GGUF loads them.",
+    "SkyReels": "Use diffusion forcing (DF) models, not SkyReels-V2's T2V or I2V ones. There are 540P and 720P ones of 14B, "
+    "and 540P of 1.3B. GGUF files of 14B need less memory (on Hugging Face: wsbagnsv1/SkyReels-V2-DF-14B-540P-GGUF, "
+    "ThePun1sher/SkyReels-V2-DF-14B-720P-GGUF); *Unet Loader (GGUF)* of ComfyUI-GGUF loads them.",
     "ti2v_5B": "ComfyUI says that this model fits 8 GB of GPU memory, with its own offloading. GGUF files need less (on "
     "Hugging Face: QuantStack/Wan2.2-TI2V-5B-GGUF); *Unet Loader (GGUF)* of ComfyUI-GGUF loads them.",
 }
@@ -71,15 +74,18 @@ def note(w: Workflow, about: str) -> str:
 def _tips(kinds: set[str], source: str) -> list[str]:
     if "PusaCompareSamplers" in kinds:
         return ["compare", "alpha", "seed"]
+    alpha = ["alpha"] * any(kind.startswith("PusaLora") for kind in kinds)
     if "PusaLongVideo" in kinds:
-        return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", "alpha", "moving", "long", "seed"]
+        return ["demo_long", "alpha"] if "PusaDemoPrompt" in kinds else ["image", *alpha, "moving", "long", "seed"]
     if "PusaLoop" in kinds:
         return ["loop", "moving", "alpha", "seed"]
+    if {"PusaDemoPrompt", "PusaDiffusionForcing"} <= kinds:
+        return ["demo_forcing", "alpha", "seed"]
     if "PusaDemoPrompt" in kinds:
         return ["strength" if source == "strength" else "demo", "alpha", "seed"]
     if "PusaDiffusionForcing" in kinds:
         return ["forcing", "asynchronous", "forcing_size", "seed"]
-    if not any(kind.startswith("PusaLora") for kind in kinds):
+    if not alpha:
         return ["native", "seed"]
     if "SelectModelDevice" in kinds:
         return ["devices", source, "alpha", "steps", "seed"]

@@ -96,6 +96,8 @@ SCENES = {
     "skyreels_start_end": "a red bar moves left quickly on a gradient background",
     "skyreels_extension": "a cyan circle moves up slowly on a plain background",
     "skyreels_asynchronous": "a pink bar spins on a gradient background",
+    "skyreels_long_video": "a blue bar bounces left on a plain background",
+    "demo_asynchronous": "a blue triangle moves right quickly on a gradient background",
     "demo_repair": "a cyan circle moves right quickly on a gradient background",
     "demo_in_between": "a yellow triangle moves left quickly on a gradient background",
     "wan21_repair": "a pink cross moves left quickly on a plain background",

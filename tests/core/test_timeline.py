@@ -12,6 +12,7 @@ from pusa_core.frames import latent_frame, latent_length, pixel_frames, resolve_
 from pusa_core.keyframes import LEAD_IN, still_keyframe, video_keyframes
 from pusa_core.plan import plan_clip
 from pusa_core.schedule import FrameMap, pusa_sigmas
+from pusa_core.staircase import Staircase
 from pusa_core.timeline import check_places, item_keyframe, outline, parse_timeline, with_lead_in
 from tests.timeline_cases import CASES
 
@@ -265,3 +266,9 @@ def test_the_page_and_the_core_read_maps_alike(case):
 @pytest.mark.parametrize("case", CASES["grids"], ids=str)
 def test_the_page_and_the_core_draw_the_same_grid(case):
     assert pusa_sigmas(case["steps"], case["shift"]).tolist() == pytest.approx(case["sigmas"], abs=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES["stairs"], ids=str)
+def test_the_page_and_the_core_let_frames_begin_alike(case):
+    staircase = Staircase(case["steps"], 5.0, case["delay"], case["block"])
+    assert [staircase.start(index) for index in range(len(case["starts"]))] == case["starts"]

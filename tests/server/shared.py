@@ -25,7 +25,7 @@ LONG = [name for name in TITLES if name.endswith("long_video")]
 LOOPS = [name for name in TITLES if name.endswith("loop")]
 COMPARED = [name for name in TITLES if name.endswith("compare_samplers")]
 # with other models than a Wan and its Pusa LoRA
-OTHERS = [name for name in TITLES if name.startswith("skyreels") or "_5b_" in name]
+OTHERS = [name for name in TITLES if (name.startswith("skyreels") and name not in LONG) or "_5b_" in name]
 NAMES = [name for name in TITLES if name.startswith("wan") and name not in (*LONG, *LOOPS, *OTHERS, *COMPARED)]
 # with the pack's own model
 DEMOS = [name for name in TITLES if name.startswith("demo") and name not in (*LONG, *LOOPS, *COMPARED)]

@@ -9,7 +9,7 @@ from environment.comfyui import PACK
 from pusa_core.timeline import parse_timeline
 
 FOLDER = PACK / "web" / "timeline"
-CODE = sorted(path for path in FOLDER.iterdir() if path.suffix in (".js", ".css"))
+SERVED = sorted(path for path in (PACK / "web").rglob("*") if path.suffix in (".js", ".css"))
 WORDS = json.loads((PACK / "locales" / "en" / "main.json").read_text(encoding="utf-8"))["pusaTimeline"]
 PRESETS = json.loads((FOLDER / "presets.json").read_text(encoding="utf-8"))
 
@@ -19,7 +19,7 @@ def text_of(*endings: str) -> str:
 
 
 def test_the_page_loads_little():
-    sizes = {path.name: path.stat().st_size for path in CODE}
+    sizes = {path.name: path.stat().st_size for path in SERVED}
     assert sum(sizes.values()) <= 50_000, sizes
 
 
@@ -38,8 +38,18 @@ def test_every_word_is_there_and_is_used():
     assert unused == []
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset["name"])
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if "sets" not in preset], ids=lambda preset: preset["name"])
 def test_presets_are_timelines_of_the_core(preset):
     slots = preset.get("slots", [{"at": 0, "behaviour": preset.get("behaviour")}])  # one without slots is a behaviour
     items = [{"media": "a.mp4", **slot, "at": 40 if slot["at"] == "middle" else slot["at"]} for slot in slots]
     assert len(parse_timeline(json.dumps({"version": 1, "items": items}))) == len(items)
+
+
+@pytest.mark.parametrize("name", [preset["name"] for preset in PRESETS if "sets" in preset])
+def test_presets_set_what_nodes_have(server, name):
+    [sets] = [preset["sets"] for preset in PRESETS if preset["name"] == name]
+    node, *widgets = sets
+    inputs = server.object_info(sets[node])["input"]["required"]
+    for widget in widgets:
+        kind, options = inputs[widget]
+        assert kind == "INT" and options["min"] <= sets[widget] <= options["max"]

@@ -1,21 +1,19 @@
 /** What is drawn on canvases: ruler, noise, the schedule over the steps, overview. */
 
-import { STRIDE, clamp, mix, sigmaAt } from "./format.js";
+import { STRIDE, clamp, mix, sigmaAt, startOf } from "./format.js";
 import { t } from "./words.js";
 
-export const GUTTER = 52;
 const RULER = 30, ITEMS = 66, NOISE = 62, HEAT = 58, OVERVIEW = 16; // heights in pixels
 export const NOISE_TOP = RULER + ITEMS, BAR = NOISE - 14, BAR_BOTTOM = NOISE_TOP + NOISE - 3;
 const HEAT_TOP = NOISE_TOP + NOISE + 4, BOTTOM = HEAT_TOP + HEAT;
-const LONG = 60, NARROWEST = 14; // a video of more latent frames is not squeezed below so many pixels for each
+const LONG = 60, NARROWEST = 16; // a video of more latent frames is not squeezed below so many pixels for each
 const FOLDED = 0.18; // of another frame's width
 const CLEAN_TO_NOISE = [[255, 234, 70], [188, 175, 111], [124, 123, 120], [65, 77, 107], [0, 32, 77]]; // as in pusa_core/figures.py
 
-const COLOURS = Array.from({ length: 257 }, (_, i) => {
-	const low = Math.min(i >> 6, 3);
-	return `rgb(${CLEAN_TO_NOISE[low].map((v, c) => Math.round(mix(v, CLEAN_TO_NOISE[low + 1][c], i / 64 - low)))})`;
-});
-export const colourOf = (sigma) => COLOURS[Math.round(256 * clamp(sigma, 0, 1))];
+export function colourOf(sigma) {
+	const low = clamp(Math.floor(4 * sigma), 0, 3);
+	return `rgb(${CLEAN_TO_NOISE[low].map((v, c) => Math.round(mix(v, CLEAN_TO_NOISE[low + 1][c], 4 * sigma - low)))})`;
+}
 const noiseOf = ({ knots }) => knots[knots.length - 1][1];
 
 /** Edges of the latent frames. Folded, those that lie far from every item are narrow. */
@@ -42,44 +40,24 @@ function forFrames({ edges, frames, scroll, width }, together, each) {
 }
 
 function prepare(canvas, view, height) {
-	const [ratio, width] = [view.ratio, view.width + GUTTER];
+	const { ratio, width } = view;
 	const size = [width, height].map((side) => Math.round(side * ratio));
 	if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
 	const c = canvas.getContext("2d");
-	c.setTransform(ratio, 0, 0, ratio, 0, 0);
-	c.clearRect(0, 0, width, height);
-	Object.assign(c, { font: "10px system-ui, sans-serif", textBaseline: "middle", textAlign: "right", lineWidth: 1.5 });
+	c.reset();
+	c.scale(ratio, ratio);
+	Object.assign(c, { font: "10px system-ui, sans-serif", textBaseline: "middle", textAlign: "center", lineWidth: 1.5 });
 	const use = (fillStyle, globalAlpha) => Object.assign(c, { fillStyle, globalAlpha });
 	const fill = (style, alpha, ...box) => use(style, alpha).fillRect(...box);
-	const write = (text, x, y, alpha = 1, style = view.ink, most = width) => use(style, alpha).fillText(text, x, y, most);
+	const write = (text, x, y, alpha = 1, style = view.ink) => use(style, alpha).fillText(text, x, y);
 	return { ...view, c, fill, write };
 }
 
 /** @param {import("./types").View} view */
 export function draw(canvas, view) {
 	const pen = prepare(canvas, view, BOTTOM);
-	drawLabels(pen);
-	const { c } = pen;
-	c.save();
-	c.beginPath();
-	c.rect(GUTTER, 0, view.width, BOTTOM);
-	c.clip();
-	c.translate(GUTTER - view.scroll, 0);
-	c.textAlign = "center";
+	pen.c.translate(-view.scroll, 0);
 	for (const part of [drawColumns, drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
-	c.restore();
-}
-
-function drawLabels({ write, ink }) {
-	const label = (text, y, alpha = 0.6) => write(text, GUTTER - 7, y, alpha, ink, GUTTER - 9);
-	label(t("frameLane"), 9, 0.85);
-	label(t("secondsLane"), 20);
-	label(1, NOISE_TOP + 11);
-	label(t("noiseLane"), NOISE_TOP + 31, 0.85);
-	label(0, BAR_BOTTOM - 2);
-	label(t("firstStep"), HEAT_TOP + 7);
-	label(t("sigmaLane"), HEAT_TOP + 28, 0.85);
-	label(t("lastStep"), BOTTOM - 6);
 }
 
 function drawColumns(pen) {
@@ -91,7 +69,7 @@ function drawColumns(pen) {
 function drawRuler(pen) {
 	const { fill, write, edges, scroll, width, fps, ink } = pen;
 	const last = edges.length - 2;
-	const every = [1, 2, 4, 8, 16, 32].find((n) => (n * edges[last + 1]) / (last + 1) >= 34) ?? 64;
+	const every = 2 ** Math.max(0, Math.ceil(Math.log2((34 * edges.length) / edges[last + 1])));
 	let free = -1;
 	forFrames(pen, false, (left, w, _, i) => {
 		const x = left + w / 2;
@@ -113,7 +91,7 @@ function drawNoise(pen) {
 		if (!frame) return;
 		const noise = noiseOf(frame);
 		const y = BAR_BOTTOM - noise * BAR;
-		const mark = selected && frame.item === selected ? accent : ink;
+		const mark = frame.item === selected ? accent : ink;
 		fill(colourOf(noise), frame.item ? 1 : 0.55, x, y, w, BAR_BOTTOM - y);
 		fill(mark, 1, x, y - 1, w, 2);
 		if (frame.item) fill(mark, 1, x, NOISE_TOP - 2, w, 2);
@@ -122,21 +100,28 @@ function drawNoise(pen) {
 	});
 }
 
+/** The steps that visible frames take: one after another, where they do, from the first's first to the last's last. */
 function drawHeat(pen) {
-	const { fill, sigmas } = pen;
-	const row = HEAT / (sigmas.length - 1);
-	forFrames(pen, true, (x, w, frame) => {
-		sigmas.slice(0, -1).forEach((sigma, step) => {
-			const own = frame ? sigmaAt(frame.knots, sigma) : sigma;
-			fill(colourOf(own), 1, x + 0.5, HEAT_TOP + step * row, w - 1, row + 0.6);
-		});
+	const { fill, frames, edges, scroll, width, sigmas, delay, rolls } = pen;
+	const steps = sigmas.length - 1;
+	const made = frames.findIndex((frame) => !frame || (!frame.hold && noiseOf(frame) === 1));
+	const start = (i) => startOf(pen, made < 0 ? 0 : i - made);
+	const [first, last] = [scroll, scroll + width].map((x) => start(latentAt(edges, x)));
+	const count = last - first + steps;
+	const rows = Math.min(count, HEAT);
+	forFrames(pen, !delay, (x, w, frame, i) => {
+		for (let row = 0; row < rows; row++) {
+			const taken = rolls && i < made ? steps : first + Math.floor((row * count) / rows) - start(i);
+			const sigma = sigmas[clamp(taken, 0, steps)];
+			fill(colourOf(frame ? sigmaAt(frame.knots, sigma) : sigma), 1, x + 0.5, HEAT_TOP + (row * HEAT) / rows, w - 1, HEAT / rows + 0.6);
+		}
 	});
 }
 
 function drawSwitch(pen) {
-	const { fill, sigmas, boundary, scroll, width } = pen;
+	const { fill, sigmas, boundary, delay, scroll, width } = pen;
 	const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
-	if (step < 1) return;
+	if (step < 1 || delay) return;
 	const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
 	fill("#000", 1, scroll, y - 1.5, width, 3);
 	for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);
@@ -165,10 +150,9 @@ function drawGhost(pen) {
 export function drawOverview(canvas, view) {
 	const { c, fill, width, scroll, edges, frames, selected, ink, accent } = prepare(canvas, view, OVERVIEW);
 	const scale = width / edges[frames.length];
-	c.translate(GUTTER, 0);
 	fill(ink, 0.08, 0, 3, width, OVERVIEW - 6);
 	frames.forEach((frame, i) => {
-		const colour = frame && (selected && frame.item === selected ? accent : colourOf(noiseOf(frame)));
+		const colour = frame && (frame.item === selected ? accent : colourOf(noiseOf(frame)));
 		if (colour) fill(colour, 1, edges[i] * scale, 3, Math.max(2, (edges[i + 1] - edges[i]) * scale), OVERVIEW - 6);
 	});
 	Object.assign(c, { globalAlpha: 1, strokeStyle: ink }).strokeRect(scroll * scale + 0.75, 1, width * scale - 1.5, OVERVIEW - 2);

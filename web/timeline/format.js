@@ -55,11 +55,16 @@ export function moved({ count, frames, item: { take } }, first, length) {
 	return { at, take: first || frames % STRIDE ? take : [(take?.[0] ?? 0) + 3, take?.[1]] };
 }
 
-/** The free place nearest to a wanted one; null where there is none. */
-export function freePlace(occupied, wanted, count, ways = [1, -1]) {
-	const fits = (first) => first >= 0 && first + count <= occupied.length && !occupied.slice(first, first + count).some(Boolean);
-	for (let distance = 0; distance < occupied.length; distance++) {
-		for (const way of ways) if (fits(wanted + way * distance)) return wanted + way * distance;
+/** Whether two places share a latent frame. */
+export const meet = (one, other) => one.first < other.first + other.count && other.first < one.first + one.count;
+
+/** The place nearest to a wanted one that meets none of `others`; null where there is none. */
+export function freePlace(others, latents, wanted, count, ways = [1, -1]) {
+	for (let distance = 0; distance < latents; distance++) {
+		for (const way of ways) {
+			const first = wanted + way * distance;
+			if (first >= 0 && first + count <= latents && !others.some((at) => meet(at, { first, count }))) return first;
+		}
 	}
 	return null;
 }
@@ -90,6 +95,9 @@ export function sigmaGrid(steps, shift) {
 	return Array.from({ length: steps + 1 }, (_, i) => (shift * (steps - i)) / (i + shift * (steps - i)));
 }
 
+/** The evaluation at which a frame takes its first step, `index` counted from the first that is made: as pusa_core/staircase.py. */
+export const startOf = ({ sigmas, delay, block }, index) => Math.min(delay, sigmas.length - 1) * Math.floor(Math.max(0, index) / block);
+
 /** Frames of a FrameSchedule's JSON that do not just follow the sampler. */
 export function readSchedule(text) {
 	const frames = Object.entries(JSON.parse(text).keyframes);
@@ -103,23 +111,27 @@ export function fitted(item, isClip) {
 	return { ...item, take: undefined, at: item.take && item.at < 0 ? -1 : item.at, noise: noiseOf(item, 1)[0] };
 }
 
-/** In a short video a clip gives fewer frames, so that some are left to make. */
-function shortened({ at, take: [from, to], noise, ...rest }, latents) {
-	const frames = Math.min(to - from, STRIDE * latents - (at ? 0 : 3));
+/** In a short video a clip gives fewer frames, so that some are left to make; and no more than the `total` that it has. */
+function shortened({ at, take: [from, to], noise, ...rest }, latents, total) {
+	const alone = at ? 0 : 1; // the first frame of a video, in a latent frame
+	const most = STRIDE * Math.floor((total - Math.max(0, from) - alone) / STRIDE) + alone;
+	const frames = Math.min(to - from, STRIDE * latents - 3 * alone, most);
 	const take = from < 0 ? [-frames, null] : [from, from + frames];
-	return { ...rest, at: at && -frames, take, noise: [noise].flat().slice(0, latents) };
+	return { ...rest, at: at < 0 ? -frames : at, take, noise: [noise].flat().slice(0, latents) };
 }
 
 /** A preset's items, of what is there; what is missing stays an empty place. */
-export function arrange({ slots, same, behaviour }, items, length, isClip) {
+export function arrange({ slots, same, whole, behaviour }, items, length, framesOf) {
 	if (!slots) return items.map((item) => ({ ...item, behaviour }));
 	const pool = items.filter(isFilled);
 	const latents = latentsOf(length);
+	const most = whole ? latents : Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1);
 	return slots.map((slot, index) => {
-		const item = slot.take ? shortened(slot, Math.max(1, slots.length > 1 ? latents >> 1 : latents - 1)) : { ...slot };
+		const source = pool[same ? 0 : index];
+		const frames = source ? framesOf(source) : Infinity;
+		const item = slot.take ? shortened(slot, most, frames > 1 ? frames : Infinity) : { ...slot };
 		if (item.at === "middle") item.at = STRIDE * (latents >> 1);
 		if (item.noise.length === 1) item.noise = item.noise[0];
-		const source = pool[same ? 0 : index];
-		return source ? { ...fitted(item, isClip(source)), media: source.media, input: source.input } : item;
+		return source ? { ...fitted(item, frames > 1), media: source.media, input: source.input } : item;
 	});
 }

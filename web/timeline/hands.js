@@ -1,19 +1,18 @@
 /** What hands do on a timeline. A gesture ends in one change of the value. */
 
-import { BAR, BAR_BOTTOM, GUTTER, NOISE_TOP, latentAt } from "./draw.js";
-import { STRIDE, clamp, mix, moved, setNoise } from "./format.js";
-import { filesOf } from "./media.js";
-import { boxOf } from "./shelf.js";
+import { BAR, BAR_BOTTOM, NOISE_TOP, latentAt } from "./draw.js";
+import { STRIDE, clamp, meet, mix, moved, setNoise } from "./format.js";
 import { noiseWords, placeWords, t } from "./words.js";
 
 const THRESHOLD = 4; // pixels to a drag
 const STEP = 0.05; // of noise
+const EDGE = 20; // pixels, where an item that is held scrolls the video
 const COPIED = "application/x-pusa-item";
 
 /** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
 	const { root, lanes } = ui;
-	let gesture = null; // see types.d.ts
+	let gesture = null, pointer = null; // see types.d.ts; the pointer's last event while it is down
 
 	/** Listens; the page gets what `react` answers with false. */
 	function on(kinds, react) {
@@ -21,11 +20,11 @@ export function attachHands(ui) {
 		for (const kind of kinds.split(" ")) root.addEventListener(kind, listen, { passive: false });
 	}
 
-	/** The pointer in the lanes' own pixels, whatever the zoom. */
+	/** The pointer in the canvas' own pixels, whatever the zoom. */
 	function point(event) {
-		const box = lanes.getBoundingClientRect();
-		const scale = box.width / lanes.offsetWidth || 1;
-		const x = (event.clientX - box.left) / scale - GUTTER + ui.scroll;
+		const box = ui.canvas.getBoundingClientRect();
+		const scale = box.width / ui.width || 1;
+		const x = (event.clientX - box.left) / scale + ui.scroll;
 		return { x, y: (event.clientY - box.top) / scale, latent: latentAt(ui.edges, x) };
 	}
 
@@ -44,19 +43,22 @@ export function attachHands(ui) {
 		if (event.button) return false;
 		event.stopPropagation();
 		if (event.target !== ui.overview && !lanes.contains(event.target)) return false;
+		pointer = event;
 		gesture = gestureOf(event, point(event));
 		if (gesture) root.setPointerCapture(event.pointerId);
 	});
 	on("pointermove", (event) => {
 		if (!gesture) return false;
-		gesture.move(point(event));
+		pointer = event;
 		ui.later();
 	});
+	ui.follow = () => gesture?.move(point(pointer));
 	on("pointerup pointercancel", (event) => {
-		const ended = gesture;
+		const ended = gesture, isCancelled = event.type === "pointercancel";
+		if (!isCancelled) ended?.move(point(event));
+		gesture = pointer = ui.ghost = ui.dragged = null;
 		if (!ended) return false;
-		gesture = ui.ghost = ui.dragged = null;
-		if (event.type === "pointercancel") ui.setValue(ui.text), ui.select(ui.selected);
+		if (isCancelled) ui.setValue(ui.text), ui.select(ui.selected);
 		else if (ended.item) ui.changedItem(ended.item);
 		else ui.refresh();
 	});
@@ -64,11 +66,7 @@ export function attachHands(ui) {
 	on("dblclick", (event) => {
 		if (lanes.contains(event.target) && !event.target.closest(".pt-item:not(.empty)")) ui.pick(point(event).latent);
 	});
-	on("wheel", ({ shiftKey, deltaX, deltaY }) => {
-		const way = shiftKey ? deltaY : deltaX;
-		if (ui.overview.hidden || !way) return false;
-		ui.scrollTo(ui.scroll + way);
-	});
+	on("wheel", ({ shiftKey, deltaX, deltaY }) => ui.scrollTo(ui.scroll + (shiftKey ? deltaY : deltaX)));
 
 	on("dragover dragleave drop", (event) => {
 		const at = point(event).latent;
@@ -78,7 +76,7 @@ export function attachHands(ui) {
 		return event.dataTransfer.types.includes("Files");
 	});
 	on("paste", ({ clipboardData, target }) => {
-		const [files, item] = [filesOf(clipboardData), JSON.parse(clipboardData.getData(COPIED) || "null")];
+		const { files } = clipboardData, item = JSON.parse(clipboardData.getData(COPIED) || "null");
 		if (target.closest("input") || (!files.length && !item)) return false;
 		if (item) ui.insert(ui.placeOf(item), ui.afterSelected() ?? 0, t("pasted"));
 		else ui.addFiles(files, ui.afterSelected());
@@ -90,23 +88,20 @@ export function attachHands(ui) {
 	});
 
 	root.addEventListener("focusin", ({ target: { item } }) => {
-		if (!item || gesture) return;
+		if (!item || pointer) return;
 		if (item !== ui.selected) ui.select(item);
-		const { first, count } = ui.placeOf(item);
-		const [left, right] = [ui.edges[first], ui.edges[Math.min(ui.latents, first + count)]];
-		if (left < ui.scroll || right > ui.scroll + ui.width) ui.scrollTo((left + right - ui.width) / 2);
+		ui.reveal(item);
 	});
 	on("keydown", (event) => {
 		const { key, target, target: { dataset: { side } } } = event;
 		const command = event.ctrlKey || event.metaKey;
 		const isText = target.closest("input");
 		if (isText || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation();
-		if (isText || command || (target.closest("button") && (key === "Enter" || key === " "))) return false;
+		if (isText || command) return false;
 		const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
 		if (!action) return key === "Delete" || key === "Backspace"; // not for the node
 		action();
-		const shown = ui.elements.get(ui.selected);
-		(side ? shown?.parts[side] : shown)?.focus({ preventScroll: true });
+		if (ui.selected) ui.reveal(ui.selected);
 	});
 }
 
@@ -129,7 +124,7 @@ function ghostAt(first, count, more = "") {
 function moveGesture(ui, item, from) {
 	const start = { ...ui.placeOf(item), item: { ...item } };
 	const { first, count, fits } = start;
-	const [left, width] = boxOf(ui, ui.places(), ui.items.indexOf(item));
+	const [left, width] = ui.boxOf(item);
 	const grip = fits && count > 1 ? from.latent - first : 0;
 	let to = null;
 	return {
@@ -142,8 +137,8 @@ function moveGesture(ui, item, from) {
 			Object.assign(item, moved(start, to, ui.length));
 			ui.dragged = { item, box: [left + at.x - from.x, width] };
 			ui.ghost = ghostAt(to, count, to === wanted ? "" : t("nextFree"));
-			const shown = at.x - ui.scroll;
-			if (shown < 16 || shown > ui.width - 16) ui.scrollTo(ui.scroll + (shown < 16 ? -10 : 10));
+			const x = at.x - ui.scroll;
+			return ui.scrollTo(ui.scroll + (x - clamp(x, EDGE, ui.width - EDGE)) / 3);
 		},
 	};
 }
@@ -166,7 +161,7 @@ function trimGesture(ui, item, atStart, from) {
 function noiseGesture(ui, from) {
 	const noiseAt = ({ y }) => Math.round(clamp((BAR_BOTTOM - y) / BAR, 0, 1) * 20) / 20;
 	const before = ui.places().filter(({ fits }) => fits);
-	const owner = before.find(({ first, count }) => first <= from.latent && from.latent < first + count)?.item;
+	const owner = before.find((at) => meet(at, { first: from.latent, count: 1 }))?.item;
 	if (!owner) return null;
 	const move = (at) => {
 		const [low, high] = [from, at].sort((a, b) => a.latent - b.latent);

@@ -1,6 +1,7 @@
 /** Puts the timeline on the Pusa Timeline node: a widget of the page, in both of its renderers. */
 
 import { app } from "../../../scripts/app.js";
+import { build } from "./elements.js";
 import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
@@ -8,7 +9,7 @@ import { Timeline } from "./view.js";
 const WIDTH = 660, HEIGHT = 326;
 const REACH = 40; // nodes behind this one among which the sampler is looked for
 
-document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
+document.head.append(build("link", { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null);
@@ -23,7 +24,7 @@ function nodesBehind(node) {
 }
 
 function samplingOf(node, watch) {
-	const found = { steps: 10, shift: 5, fps: 16, boundary: null };
+	const found = { steps: 10, shift: 5, fps: 16, boundary: null, ar_step: 0, causal_block_size: 1, moving_frames: 0 };
 	for (const next of nodesBehind(node).reverse()) {
 		for (const name in found) {
 			const widget = widgetOf(next, name);
@@ -32,7 +33,9 @@ function samplingOf(node, watch) {
 			if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
 		}
 	}
-	return { sigmas: sigmaGrid(Math.min(50, found.steps), found.shift), fps: found.fps, boundary: found.boundary };
+	const { steps, shift, ar_step, causal_block_size, moving_frames: rolls } = found;
+	const each = rolls ? { delay: steps, block: 1 } : { delay: ar_step, block: causal_block_size };
+	return { ...found, ...each, rolls, sigmas: sigmaGrid(steps * (rolls || 1), shift) };
 }
 
 function inputsOf(node) {
@@ -43,7 +46,7 @@ function inputsOf(node) {
 }
 
 function commit() {
-	const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+	const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
 	(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
@@ -67,6 +70,15 @@ function timelineWidget(node, name, spec) {
 		inputs: () => inputsOf(node),
 		connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
 		commit,
+		set({ node: type, ...values }) {
+			const next = nodesBehind(node).find((each) => each.type === type);
+			for (const name in next && values) {
+				const widget = widgetOf(next, name);
+				widget.value = values[name];
+				widget.callback?.(widget.value);
+			}
+			return { isSet: !!next, title: next?.title ?? LiteGraph.registered_node_types[type].title };
+		},
 		settings: () => node.properties,
 	});
 	attachHands(ui);

@@ -1,24 +1,22 @@
 /** Files: uploads, what is known about them, and small pictures of them. */
 
 import { api } from "../../../scripts/api.js";
+import { build } from "./elements.js";
 import { t } from "./words.js";
 
 const FOLDER = "pusa"; // in ComfyUI's input folder
-const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i, ANIMATED = /\.(gif|webp|apng)$/i;
+const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i;
 const facts = new Map(); // name -> {frames, rate} or {error}
 
 const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
-export const isClipName = (name) => VIDEO.test(bare(name)) || ANIMATED.test(bare(name));
-
-const isMedia = ({ type, name }) => /^(image|video)\//.test(type) || VIDEO.test(name);
-export const filesOf = (transfer) => [...(transfer?.files ?? [])].filter(isMedia);
 
 export async function upload(file) {
-	if (!isMedia(file)) throw new Error(t("notUploaded", { name: file.name, why: file.type || "?" }));
+	const isMedia = /^(image|video)\//.test(file.type) || VIDEO.test(file.name);
+	if (!isMedia) throw new Error(t("notUploaded", { name: file.name, why: file.type || "?" }));
 	const body = new FormData();
-	const fields = { image: file, type: "input", subfolder: FOLDER };
-	for (const name in fields) body.append(name, fields[name]);
+	body.append("image", file);
+	body.append("subfolder", FOLDER);
 	const answer = await api.fetchApi("/upload/image", { method: "POST", body });
 	if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
 	const { subfolder, name } = await answer.json();
@@ -37,7 +35,6 @@ export async function learn(name, ready) {
 		const asked = api.fetchApi(`/pusa/media?name=${encodeURIComponent(name)}`).then((answer) => answer.json());
 		await asked.then((fact) => (facts.set(name, fact), ready?.()), () => facts.delete(name)); // asked again at the next chance
 	}
-	return facts.get(name) ?? {};
 }
 
 /** Where a file is served. `name [pusa]` is one of the pack's own samples, `name [output]` in ComfyUI's output folder. */
@@ -51,5 +48,5 @@ function address(name) {
 export function pictureOf(name, frame) {
 	const isVideo = VIDEO.test(bare(name));
 	const time = isVideo ? `#t=${(frame + 0.5) / (facts.get(name)?.rate || 16)}` : "";
-	return Object.assign(document.createElement(isVideo ? "video" : "img"), { alt: "", muted: true, src: address(name) + time });
+	return build(isVideo ? "video" : "img", { alt: "", muted: true, src: address(name) + time });
 }

@@ -40,17 +40,14 @@ export function showItem(ui, places, index) {
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
 	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
-	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`);
+	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`, ui.describe(places[index], places));
 }
 
-function describe(ui, shown, { item, frame, fits, frames }, name) {
-	const words = ui.describe(item);
-	const slider = (part, ariaLabel, ariaValueNow, ariaValueText, more) => Object.assign(part, { ariaLabel, ariaValueNow, ariaValueText, ...more });
-	slider(shown, name, frame, words, { title: `${name}, ${words}`, ariaValueMax: ui.length - 1 });
-	for (const side of ["start", "end"]) {
-		slider(shown.parts[side], t(side === "end" ? "endOf" : "startOf", { name }), frames, t("frames", { count: frames }));
-		shown.parts[side].hidden = !item.take || !fits;
-	}
+function describe(ui, shown, { item, frame, fits, frames }, name, words) {
+	Object.assign(shown, { title: `${name}, ${words}`, ariaLabel: name, ariaValueNow: frame, ariaValueMax: ui.length - 1, ariaValueText: words });
+	const { start, end } = shown.parts, cut = { ariaValueNow: frames, ariaValueText: t("frames", { count: frames }), hidden: !item.take || !fits };
+	Object.assign(start, cut, { ariaLabel: t("startOf", { name }) });
+	Object.assign(end, cut, { ariaLabel: t("endOf", { name }) });
 }
 
 /** Left edge and width: a picture is as wide as there is room; several in one place share it. */

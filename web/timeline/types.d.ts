@@ -32,13 +32,18 @@ export type Knots = [number, number][];
 /** A latent frame that does not simply follow the sampler; without an item where connected keyframes gave it. */
 export interface Frame {
   knots: Knots;
-  hold: boolean;
-  item: Item | null;
+  hold?: boolean;
+  item?: Item;
 }
 
-/** The grid, the sigma where the experts switch, and the frames of a second, as the nodes behind have them. */
+/** As the nodes behind have it: each frame's own grid, the sigma where the experts switch, and the frames of a second. */
 export interface Sampling {
   sigmas: number[];
+  /** evaluations by which each block of latent frames begins after the one before; 0 is together */
+  delay: number;
+  block: number;
+  /** latent frames that move in a rolling window, whose given frames are clean; 0 is none */
+  rolls: number;
   boundary: number | null;
   fps: number;
 }
@@ -65,12 +70,15 @@ export interface Host {
   connected(): Map<number, Knots>;
   /** tells the page that the value changed */
   commit(): void;
+  /** sets widgets of a node behind, if it is there */
+  set(sets: { node: string; [widget: string]: number | string }): { isSet: boolean; title: string };
   /** what the node keeps: `pusa_fold` */
   settings(): Record<string, unknown>;
 }
 
-/** What the pointer does between down and up: `move` shows; in the end `item` has changed, if there is one. */
+/** What the pointer does between down and up: `move` shows, and says whether it goes on without the pointer; in the end
+ * `item` has changed, if there is one. */
 export interface Gesture {
-  move(at: { x: number; y: number; latent: number }): void;
+  move(at: { x: number; y: number; latent: number }): boolean | void;
   item?: Item;
 }

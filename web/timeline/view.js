@@ -1,10 +1,10 @@
 /** The timeline's elements, and what can be done with its items. */
 
-import { GUTTER, draw, drawOverview, layout } from "./draw.js";
-import { PRESETS, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, moved, parse, place, serialize, setNoise, taken } from "./format.js";
+import { draw, drawOverview, layout } from "./draw.js";
+import { PRESETS, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, meet, moved, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy } from "./elements.js";
 import * as media from "./media.js";
-import { showItem, showItems } from "./shelf.js";
+import { boxOf, showItem, showItems } from "./shelf.js";
 import { noiseWords, placeWords, t } from "./words.js";
 
 const FIRST_TAKE = 13; // frames of a clip that is added
@@ -14,7 +14,8 @@ export class Timeline {
 	constructor(host) {
 		const empty = { items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() };
 		Object.assign(this, copy(TIMELINE), empty, { host });
-		this.presets.append(...PRESETS.map((preset) => presetButton(preset, () => this.preset(preset))));
+		const presetButton = (preset) => button(t(preset.name), () => this.preset(preset), build("i", {}, preset.glyph), build("span", {}, t(preset.name)));
+		this.presets.append(...PRESETS.map(presetButton));
 		for (const part of this.root.querySelectorAll("[data-click]")) part.onclick = () => this[part.dataset.click]();
 		this.at.onchange = () => this.at.value && this.moveTo(this.selected, latentOf(+this.at.value));
 		this.noise.onchange = () => this.noise.value && this.setNoise(this.selected, () => +this.noise.value);
@@ -32,8 +33,7 @@ export class Timeline {
 
 	/** Ends a gesture: what changed becomes the value, in the order of time. */
 	changed(words) {
-		const order = ({ fits, first }) => (fits ? first : Infinity);
-		const places = this.places().sort((a, b) => order(a) - order(b) || 0);
+		const places = this.places().sort((one, other) => one.first - other.first);
 		this.items = places.map(({ item }) => item);
 		const text = serialize(this.items);
 		const isNew = text !== this.text;
@@ -68,17 +68,13 @@ export class Timeline {
 		return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
 	}
 	isClip(item) {
-		return item.media ? media.isClipName(item.media) && media.totalOf(item) !== 1 : Boolean(item.take);
-	}
-
-	get isFolded() {
-		return Boolean(this.host.settings().pusa_fold);
+		const total = media.totalOf(item);
+		return total ? total > 1 : Boolean(item.take);
 	}
 
 	freePlace(wanted, item, count, ways) {
-		const occupied = Array(this.latents).fill(false);
-		for (const at of this.places()) if (at.fits && at.item !== item) occupied.fill(true, at.first, at.first + at.count);
-		return freePlace(occupied, wanted, count, ways);
+		const others = this.places().filter((at) => at.fits && at.item !== item);
+		return freePlace(others, this.latents, wanted, count, ways);
 	}
 
 	afterSelected() {
@@ -97,22 +93,19 @@ export class Timeline {
 	}
 
 	/** Why a run would refuse it. */
-	faultOf({ item, fits, first, count }, places = this.places()) {
-		if (!fits) return t("outside");
-		const meets = (other) => other.fits && other.item !== item && other.first < first + count && first < other.first + other.count;
-		return media.errorOf(item) ?? (places.some(meets) && t("taken", { latent: first }));
+	faultOf(at, places = this.places()) {
+		if (!at.fits) return t("outside");
+		const isTaken = places.some((other) => other.fits && other.item !== at.item && meet(at, other));
+		return media.errorOf(at.item) ?? (isTaken && t("taken", { latent: at.first }));
 	}
 
-	describe(item) {
-		const at = this.placeOf(item);
-		const fault = this.faultOf(at);
-		if (fault) return fault;
-		const noise = noiseWords(at.noise[0], at.noise.at(-1));
-		return [placeWords(at), noise, item.behaviour === "hold" && t("held")].filter(Boolean).join(", ");
+	describe(at, places) {
+		const words = [placeWords(at), noiseWords(at.noise[0], at.noise.at(-1)), ...(at.item.behaviour === "hold" ? [t("held")] : [])];
+		return this.faultOf(at, places) || words.join(", ");
 	}
 
 	summary(item) {
-		return `${this.nameOf(item)}: ${this.describe(item)}`;
+		return `${this.nameOf(item)}: ${this.describe(this.placeOf(item))}`;
 	}
 
 	select(item) {
@@ -122,17 +115,17 @@ export class Timeline {
 	}
 
 	async add(source, latent = null) {
-		const { error } = source.media ? await media.learn(source.media) : {};
+		if (source.media) await media.learn(source.media);
+		const error = media.errorOf(source);
 		if (error) return this.say(error, true);
-		const isHere = ({ fits, first, count }) => latent == null || (fits && first <= latent && latent < first + count);
-		const empty = this.places().find((at) => !isFilled(at.item) && isHere(at));
+		const empty = this.places().find((at) => !isFilled(at.item) && (latent == null || meet(at, { first: latent, count: 1 })));
 		if (!empty) return this.addNew(source, latent ?? 0);
 		this.selected = Object.assign(empty.item, fitted(empty.item, this.isClip(source)), source);
 		this.changedItem(empty.item, t("added"));
 	}
 
 	addNew(source, latent) {
-		const total = this.isClip(source) ? (media.totalOf(source) ?? 1) : 1;
+		const total = media.totalOf(source) ?? 1;
 		const most = 4 * Math.max(0, this.latents - 2) + 1;
 		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
@@ -183,7 +176,8 @@ export class Timeline {
 	}
 
 	toggleFold() {
-		this.host.settings().pusa_fold = !this.isFolded;
+		const settings = this.host.settings();
+		settings.pusa_fold = !settings.pusa_fold;
 		this.refresh();
 	}
 
@@ -193,10 +187,18 @@ export class Timeline {
 	}
 
 	preset(preset) {
-		this.items = arrange(preset, this.items, this.length, (item) => this.isClip(item));
+		if (preset.sets) return this.shape(preset);
+		this.items = arrange(preset, this.items, this.length, (item) => (this.isClip(item) ? (media.totalOf(item) ?? Infinity) : 1));
 		this.selected = this.items[0];
 		const words = !preset.slots ? "followed" : this.items.every(isFilled) ? "arranged" : "arrangedEmpty";
 		this.changed(t(words, { preset: t(preset.name) }));
+	}
+
+	/** When frames take their steps is a matter of the node behind. */
+	async shape({ name, sets }) {
+		const { isSet, title } = await this.host.set(sets); // and is drawn
+		this.say(t(isSet ? "shaped" : "notBehind", { preset: t(name), node: title }), !isSet);
+		if (isSet) this.host.commit();
 	}
 
 	pick(latent = null) {
@@ -208,7 +210,11 @@ export class Timeline {
 	async addFiles(files, latent = null) {
 		for (const file of files) {
 			this.say(t("uploading", { name: file.name }));
-			await media.upload(file).then((name) => this.add({ media: name }, latent)).catch((error) => this.say(error.message, true));
+			try {
+				await this.add({ media: await media.upload(file) }, latent);
+			} catch (error) {
+				this.say(error.message, true);
+			}
 		}
 	}
 
@@ -217,8 +223,8 @@ export class Timeline {
 		if (!this.root.clientWidth) return;
 		this.theme = readTheme(this.root);
 		this.sampling = this.host.sampling();
-		this.width = Math.max(40, this.lanes.clientWidth - GUTTER);
-		this.edges = layout(this.frames(), this.width, this.isFolded);
+		this.width = this.canvas.clientWidth;
+		this.edges = layout(this.frames(), this.width, this.host.settings().pusa_fold);
 		this.overview.hidden = this.edges[this.latents] <= this.width + 1;
 		this.showSettings();
 		this.scrollTo(this.scroll);
@@ -231,14 +237,27 @@ export class Timeline {
 		}
 	}
 
+	/** Whether it scrolled. */
 	scrollTo(x) {
+		const before = this.scroll;
 		this.scroll = clamp(x, 0, Math.max(0, this.edges[this.latents] - this.width));
-		this.redraw();
+		this.later();
+		return this.scroll !== before;
+	}
+
+	boxOf(item) {
+		return boxOf(this, this.places(), this.items.indexOf(item));
+	}
+
+	/** Scrolls until an item is seen whole. */
+	reveal(item) {
+		const [left, width] = this.boxOf(item);
+		this.scrollTo(clamp(this.scroll, left + width - this.width, left));
 	}
 
 	frames() {
 		const frames = Array(this.latents).fill(null);
-		for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots, hold: false, item: null };
+		for (const [index, knots] of this.host.connected()) if (index < frames.length) frames[index] = { knots };
 		for (const { item, fits, first, noise } of this.places()) {
 			if (!fits) continue;
 			const hold = item.behaviour === "hold";
@@ -247,23 +266,25 @@ export class Timeline {
 		return frames;
 	}
 
+	/** Redraws when the screen does; again while a hand that rests moves something. */
 	later() {
-		this.pending ??= requestAnimationFrame(() => ((this.pending = undefined), this.redraw()));
+		this.pending ??= requestAnimationFrame(() => {
+			const goesOn = this.follow();
+			this.pending = undefined;
+			this.redraw();
+			if (goesOn) this.later();
+		});
 	}
 
 	redraw() {
 		if (!this.edges) return;
-		const { width, scroll, edges, selected, ghost, dragged } = this;
-		const view = { width, scroll, edges, selected, ghost, ...this.sampling, ...this.theme, frames: this.frames() };
+		const { scroll, ghost, dragged } = this;
+		const view = { ...this, ...this.sampling, ...this.theme, frames: this.frames() };
 		draw(this.canvas, view);
 		if (!this.overview.hidden) drawOverview(this.overview, view);
 		this.shelf.style.transform = `translateX(${-scroll}px)`;
 		if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
 		if (ghost) this.say(ghost.text);
-		this.showNumbers();
-	}
-
-	showNumbers() {
 		const { frame = "", noise = [""] } = this.selected ? this.placeOf(this.selected) : {};
 		[this.at.value, this.noise.value] = [frame, noise[0]];
 	}
@@ -272,20 +293,12 @@ export class Timeline {
 		const item = this.selected;
 		this.own.disabled = !item;
 		this.hold.ariaPressed = item?.behaviour === "hold";
-		this.fold.ariaPressed = this.isFolded;
+		this.fold.ariaPressed = !!this.host.settings().pusa_fold;
 		const free = this.host.inputs().filter(({ input }) => !this.items.some((other) => other.input === input));
 		const chip = ({ input }) => button(t("addInput", { name: `image${input}` }), () => this.add({ input }), `+ image${input}`);
 		this.chips.replaceChildren(...free.map(chip));
 		this.hint.hidden = this.items.length > 0;
 	}
-}
-
-function presetButton({ name, slots }, onclick) {
-	const bars = slots?.map(({ at, take }) => {
-		const width = take ? 6 : 3;
-		return build("i", { style: `width: ${width}px; left: ${at === "middle" ? 7 : at && 16 - width}px` });
-	});
-	return button(t(name), onclick, bars ? build("i", { className: "glyph" }, ...bars) : "", build("span", {}, t(name)));
 }
 
 function readTheme(root) {

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from pusa_core.media import media_length
 from tests.server.conftest import CLIP
 from tests.server.timeline.hands import DROP, LANES, TWO, WITH_CLIP
 
@@ -179,6 +182,24 @@ def test_presets_arrange_what_is_there(hands):
     hands.browser.get_by_role("button", name="Three keyframes").first.click()
     assert [item["at"] for item in hands.value()] == [0, 40, -1]
     assert "media" not in hands.value()[2] and "drop a file on each empty place" in hands.status()
+
+
+@pytest.mark.parametrize("length", [33, 161])
+def test_a_clip_is_restyled_from_end_to_end(hands, files, length):
+    """Its noise is a curve, and no more frames are taken than the clip or the video has."""
+    hands.new(length, items=WITH_CLIP[2:])
+    hands.browser.wait_for_timeout(300)
+    hands.browser.get_by_role("button", name="Restyle").first.click()
+    [item] = hands.value()
+    assert (item["at"], item["noise"]) == (0, "0: 0, 1: 0.7, -2: 0.7, -1: 0") and "behaviour" not in item
+    assert item["take"] == [0, min(length, (media_length(files[3])[0] - 1) // 4 * 4 + 1)]
+
+
+def test_an_extension_with_an_anchor(hands):
+    """The clip's first frame, and its last 12 behind it."""
+    hands.new(items=WITH_CLIP[2:])
+    hands.browser.get_by_role("button", name="Anchored extension").first.click()
+    assert [(item["at"], item["take"], item["noise"]) for item in hands.value()] == [(0, [0, 1], 0.2), (1, [-12, None], 0.2)]
 
 
 def test_what_is_new_is_held_and_the_published_rule_is_a_preset(hands):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.timeline.hands import GUTTER, HEAT_TALL, TWO
+from tests.server.timeline.hands import GUTTER, HEAT_TALL, LANES, TWO
 
 NOISY, CLEAN = (0, 32, 77), (255, 234, 70)
 CURVED = {"keyframes": {"5": {"sigmas": [[0, 0], [0.95, 0.02], [1, 1]]}}}
@@ -56,6 +56,41 @@ def test_a_bent_map_is_shown_as_it_is(hands):
     assert hands.status() == "report"
 
 
+def preset(hands, name):
+    hands.browser.get_by_role("button", name=name, exact=True).first.click()
+    hands.browser.wait_for_timeout(200)
+
+
+def test_frames_that_take_their_steps_one_after_another(hands):
+    """The node behind has when; a preset sets it there, or says which node is needed. 21 latent frames, the first given."""
+    hands.new(items=({"at": 0, "media": "start_frame.jpg", "noise": 0},))
+    preset(hands, "Staircase")
+    assert hands.status() == "Staircase: connect the latent to Pusa Diffusion Forcing first."
+    hands.connect("PusaDiffusionForcing")
+    assert near(hands.colour(1, 29, 30), hands.colour(20, 29, 30)), "all together"
+    preset(hands, "Staircase")
+    assert hands.status() == "Staircase: set on Pusa Diffusion Forcing."
+    steps = 30 + 3 * 5  # blocks of 5: latent frames 1 to 5, ..., 16 to 20
+    assert near(hands.colour(20, 14, steps), NOISY) and not near(hands.colour(20, 38, steps), NOISY, 20)
+    assert near(hands.colour(5, 31, steps), CLEAN) and not near(hands.colour(6, 31, steps), CLEAN)
+    assert near(hands.colour(0, 0, steps), CLEAN)
+    hands.undo()
+    assert near(hands.colour(20, 20, 30), hands.colour(1, 20, 30)), "together again"
+
+
+def test_a_rolling_window(hands):
+    """4 of 40 frames move at once; the first is given."""
+    hands.new(157, items=({"at": 0, "media": "start_frame.jpg", "noise": 0.2},))
+    hands.connect("PusaLongVideo")
+    steps = 4 + 38
+    for i in (1, 10, 39):
+        begins = i - 1
+        assert begins == 0 or near(hands.colour(i, begins - 1, steps), NOISY)
+        assert not near(hands.colour(i, begins + 3, steps), NOISY, 60)
+        assert i == 39 or near(hands.colour(i, begins + 4, steps), CLEAN)
+    assert near(hands.colour(0, 0, steps), CLEAN), "where the video begins, it stays"
+
+
 def white_lines(hands):
     """Heights, from the first step to the last as 0 to 1, at which white runs across the schedule."""
     return hands.browser.evaluate(
@@ -101,6 +136,51 @@ def test_above_60_latent_frames_it_scrolls_with_an_overview(hands):
     assert not overview.is_visible()
 
 
+def test_a_long_video_follows_what_is_moved(hands):
+    hands.new(401, items=({"at": 0, "media": "start_frame.jpg"}, {"at": 200, "media": "end_frame.jpg"}))
+    lanes, item = (hands.browser.locator(part).first.bounding_box() for part in (".pt-lanes", ".pt-item"))
+    mouse, place = hands.browser.mouse, lambda: int(hands.browser.get_by_label("Frame", exact=True).first.input_value())
+    mouse.move(item["x"] + 20, item["y"] + 30)
+    mouse.down()
+    mouse.move(lanes["x"] + lanes["width"] - 4, item["y"] + 30, steps=3)
+    hands.browser.wait_for_timeout(200)
+    before = place()
+    hands.browser.wait_for_timeout(400)
+    assert place() > before > 100, "the hand rests at the edge, the video goes on"
+    mouse.move(lanes["x"] + lanes["width"] + 300, item["y"] + 300, steps=3)
+    hands.browser.wait_for_timeout(400)
+    mouse.up()
+    assert [item["at"] for item in hands.value()] == [200, -1], "let go outside the node"
+    hands.focus(1)
+    for key, index in (("Home", 0), ("End", 1)):
+        hands.press(key)
+        hands.browser.wait_for_timeout(100)
+        shown = hands.browser.locator(".pt-item").nth(index).bounding_box()
+        assert lanes["x"] <= shown["x"] and shown["x"] + shown["width"] <= lanes["x"] + lanes["width"] + 1, key
+
+
+def test_pressing_an_item_that_is_half_seen_does_not_move_it(hands):
+    hands.new(401, items=({"at": 148, "media": "start_frame.jpg"},))
+    lanes = hands.browser.locator(".pt-lanes").first.bounding_box()
+    right, y = lanes["x"] + lanes["width"] - 4, lanes["y"] + LANES["items"]
+    hands.drag((right, y), (right + 2, y))
+    assert hands.value()[0]["at"] == 148 and "frame 148" in hands.status()
+
+
+def test_the_numbers_of_narrow_items_are_whole(hands):
+    hands.new(401, items=[{"at": 4 * latent, "media": "start_frame.jpg"} for latent in range(12)])
+    cut = hands.browser.evaluate(CUT)
+    assert cut == []
+
+
+CUT = """() => [...document.querySelectorAll(".pt-item")].filter(item => {
+  const text = document.createRange(), tag = item.querySelector(".tag");
+  text.selectNodeContents(tag);
+  const [inner, outer] = [text, item].map(part => part.getBoundingClientRect());
+  return inner.left < outer.left - 0.5 || inner.right > outer.right + 0.5;
+}).map(item => item.title)"""
+
+
 def test_where_it_is_narrow_frame_and_noise_keep_their_labels(hands):
     """As in an app's column."""
     hands.new(items=TWO)
@@ -137,7 +217,7 @@ CONTRAST = """() => {
   const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
   const canvas = root.querySelector(".pt-lanes canvas"), ratio = canvas.width / canvas.clientWidth;
   const {data} = canvas.getContext("2d").getImageData(0, 0, 50 * ratio, 24 * ratio);
-  const labels = [];
+  const labels = [...root.querySelectorAll(".labels [data-words]")].map(label => rgb(getComputedStyle(label).color));
   for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) labels.push([...data.slice(i, i + 3)]);
   return [rgb(color), rgb(backgroundColor), labels];
 }"""
