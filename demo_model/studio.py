@@ -13,7 +13,8 @@ from torch import Tensor
 
 from environment.comfyui import import_comfyui
 from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
-from pusa_core.plan import Plan, plan_clip
+from pusa_core.plan import Plan, plan_clip, retimed
+from pusa_core.staircase import Staircase
 from pusa_core.virtual_latent import per_frame
 
 from . import BASE, LORA, VAE
@@ -66,6 +67,7 @@ class SampleSettings:
         m: noise multipliers; the first keyframe gets the first, the last the last.
         inpaint: ComfyUI's noise mask on the keyframes instead of a Pusa schedule.
         lora: None for the bare base model.
+        staircase: when frames take their steps; it has steps and a shift of its own.
     """
 
     task: str
@@ -78,6 +80,7 @@ class SampleSettings:
     sampler: str = "euler"
     seed: int = 0
     inpaint: bool = False
+    staircase: Staircase | None = None
 
 
 class Studio:
@@ -120,7 +123,8 @@ class Studio:
         """The keyframes of all scenes as one plan, whose clean latents have a batch of clips."""
         plans = [self._plan_of(s, settings.task, settings.m) for s in scenes]
         clean = [plan.clean for plan in plans if plan.clean is not None]
-        return replace(plans[0], clean=torch.cat(clean) if clean else None)
+        plan = replace(plans[0], clean=torch.cat(clean) if clean else None)
+        return plan if settings.staircase is None else retimed(plan, settings.staircase)
 
     def _encoded(self, scene: Scene, task: str, m: tuple[float, ...]) -> Plan:
         return plan_clip(TASKS[task].keyframes(draw([scene])[0], m), LENGTH, self.encode)

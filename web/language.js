@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const OWN = "Pusa.Language", AUTO = "auto", SHOWN = "Pusa.PageLanguage";
+const OWN = "Pusa.Language", AUTO = "auto";
 const LANGUAGES = { en: "English", zh: "中文", "zh-TW": "繁體中文", ja: "日本語", ko: "한국어", de: "Deutsch" };
 
 /** The language of the pack's words: its own setting, else the page's. */
@@ -26,8 +26,8 @@ app.registerExtension({
 		},
 	],
 	setup() {
-		// a language that the page takes from the browser is in no setting, and the server would not know it
+		// what the page takes from the browser is in no setting that the server knows
 		const shown = app.extensionManager.setting.get("Comfy.Locale");
-		if (shown) api.storeSetting(SHOWN, shown);
+		if (shown) api.storeSetting("Pusa.PageLanguage", shown);
 	},
 });

@@ -270,5 +270,5 @@ def test_the_page_and_the_core_draw_the_same_grid(case):
 
 @pytest.mark.parametrize("case", CASES["stairs"], ids=str)
 def test_the_page_and_the_core_let_frames_begin_alike(case):
-    staircase = Staircase(case["steps"], 5.0, case["delay"], case["block"])
+    staircase = Staircase(case["steps"], 5.0, case["ar_step"], case["causal_block_size"])
     assert [staircase.start(index) for index in range(len(case["starts"]))] == case["starts"]

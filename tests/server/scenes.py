@@ -1,8 +1,8 @@
-"""Writes the README's pictures of ComfyUI's page: python -m tests.server.scenes [templates] [app] [language]
+"""Writes the README's and the help's pictures of ComfyUI's page: python -m tests.server.scenes [scene ...]
 
-The template browser with the pack's workflows; one of them as an app, and in a second language, both after a run of the
-demo model. Needs a ComfyUI with an app mode, Chromium, a font with Chinese letters, and about two minutes. With --to
-FOLDER they go there.
+The template browser with the pack's workflows; one of them as a graph, as an app, and in a second language, each after a run
+of the demo model; the timeline, and a long one in the light theme while an item is dragged. Needs a ComfyUI with an app
+mode, Chromium, a font with Chinese letters, and about four minutes. With --to FOLDER they go there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from environment.server import PACK_NAME, ComfyServer
 from tests.server.page import EMPTY, Page, open_page
 from tests.server.screenshots import QUIET, save
 from tests.server.shared import TITLES, graph_of
+from tests.server.timeline.hands import LANES, Hands
 
 FOLDER = PACK / "web" / "pictures"
 MOST_BYTES = 60_000
@@ -31,6 +32,14 @@ TO_TIMELINE = """() => {
   app.canvas.selectItems([node]);
   app.canvas.ds.scale = 1.1;
   app.canvas.ds.offset = [75 - node.pos[0], 165 - node.pos[1]];
+}"""
+
+TO_ALL = """() => {
+  const {nodes} = app.graph, [left, top] = [0, 1].map(axis => Math.min(...nodes.map(node => node.pos[axis])));
+  const right = Math.max(...nodes.map(node => node.pos[0] + node.size[0]));
+  app.canvas.ds.scale = 1410 / (right - left);
+  app.canvas.ds.offset = [75 / app.canvas.ds.scale - left, 110 / app.canvas.ds.scale - top];
+  app.canvas.setDirty(true, true);
 }"""
 
 
@@ -49,6 +58,55 @@ def as_app(page: Page, server: ComfyServer) -> None:
     page.browser_page.wait_for_timeout(1500)
 
 
+def workflow(page: Page, server: ComfyServer) -> None:
+    """The graph after a run, as wide as the window."""
+    run(page, server)
+    page.browser_page.evaluate(TO_ALL)
+    page.browser_page.wait_for_timeout(1500)
+
+
+BOAT = [
+    {"at": 0, "media": "boat_start.jpg [pusa]", "noise": 0.2},
+    {"at": 24, "media": "boat.mp4 [pusa]", "take": [0, 13], "noise": [0, 0.3, 0.4, 0.5]},
+    {"at": 56, "media": "boat_middle.jpg [pusa]", "noise": 0.3, "behaviour": "hold"},
+    {"at": -1, "media": "boat_end.jpg [pusa]", "noise": 0.5},
+]
+LONG = [
+    {"at": 0, "media": "balloon.mp4 [pusa]", "take": [0, 13], "noise": [0, 0.3, 0.4, 0.5]},
+    {"at": 44, "media": "boat_start.jpg [pusa]", "noise": 0.3},
+    {"at": 76, "media": "boat_middle.jpg [pusa]", "noise": 0.4},
+    {"at": 112, "media": "boat.mp4 [pusa]", "take": [0, 17], "noise": "0.2 to 0.6"},
+    {"at": -1, "media": "boat_end.jpg [pusa]", "noise": 0.5},
+]
+
+
+def enlarge(page: Page) -> None:
+    page.browser_page.evaluate("app.canvas.ds.scale = 2; app.canvas.ds.offset = [-80, -300]; app.canvas.setDirty(true, true)")
+    page.browser_page.wait_for_timeout(2500)
+
+
+def timeline(page: Page, server: ComfyServer) -> None:
+    """Pictures and a clip, before a sampler with two models."""
+    hands = Hands(page)
+    hands.new(81, BOAT)
+    hands.connect("PusaKSampler", low_noise_model="UNETLoader")
+    enlarge(page)
+    page.browser_page.locator(".pt-item").nth(1).click()
+
+
+def timeline_long(page: Page, server: ComfyServer) -> None:
+    """Above 60 latent frames: an item is on its way."""
+    Hands(page).new(321, LONG)
+    enlarge(page)
+    box = page.browser_page.locator(".pt-item").nth(2).bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + LANES["items"] / 2
+    page.browser_page.mouse.move(x, y)
+    page.browser_page.mouse.down()
+    page.browser_page.mouse.move(x + 90, y, steps=4)
+    page.browser_page.wait_for_timeout(500)
+
+
 def language(page: Page, server: ComfyServer) -> None:
     """The same workflow in Chinese, with the help of its timeline."""
     run(page, server)
@@ -60,14 +118,19 @@ def language(page: Page, server: ComfyServer) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is done in the page for a picture, under which settings, and the part of it that is shown."""
+    """What is done in the page for a picture, under which settings, the part of it that is shown, and how wide."""
 
     play: Callable[[Page, ComfyServer], None]
     settings: dict[str, object] = field(default_factory=dict)
     part: str = "body"  # a selector
+    width: int = SIDE
 
 
+TIMELINE = ".pusa-timeline"
 SCENES = {
+    "workflow": Scene(workflow, {"LiteGraph.Canvas.MinFontSizeForLOD": 0}, width=WIDTH),
+    "timeline": Scene(timeline, part=TIMELINE),
+    "timeline_long": Scene(timeline_long, {"Comfy.ColorPalette": "light"}, TIMELINE),
     "templates": Scene(templates, {"Comfy.Templates.SortBy": "alphabetical"}, "[role=dialog]"),
     "app": Scene(as_app),
     "language": Scene(language, {"Comfy.Locale": "zh"}),
@@ -93,7 +156,7 @@ def shoot(scene: Scene, comfyui: Path) -> Image.Image:
             scene.play(page, server)
             data = page.browser_page.locator(scene.part).first.screenshot()
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    return picture.resize((SIDE, round(SIDE * picture.height / picture.width)), Image.Resampling.LANCZOS)
+    return picture.resize((scene.width, round(scene.width * picture.height / picture.width)), Image.Resampling.LANCZOS)
 
 
 def main() -> None:

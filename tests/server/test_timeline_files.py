@@ -38,18 +38,19 @@ def test_every_word_is_there_and_is_used():
     assert unused == []
 
 
-@pytest.mark.parametrize("preset", [preset for preset in PRESETS if "sets" not in preset], ids=lambda preset: preset["name"])
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if "node" not in preset], ids=lambda preset: preset["name"])
 def test_presets_are_timelines_of_the_core(preset):
-    slots = preset.get("slots", [{"at": 0, "behaviour": preset.get("behaviour")}])  # one without slots is a behaviour
+    slots = preset.get("slots", [{"at": 0}])
     items = [{"media": "a.mp4", **slot, "at": 40 if slot["at"] == "middle" else slot["at"]} for slot in slots]
     assert len(parse_timeline(json.dumps({"version": 1, "items": items}))) == len(items)
 
 
-@pytest.mark.parametrize("name", [preset["name"] for preset in PRESETS if "sets" in preset])
+@pytest.mark.parametrize("name", [preset["name"] for preset in PRESETS if "node" in preset])
 def test_presets_set_what_nodes_have(server, name):
-    [sets] = [preset["sets"] for preset in PRESETS if preset["name"] == name]
-    node, *widgets = sets
-    inputs = server.object_info(sets[node])["input"]["required"]
+    [sets] = [preset for preset in PRESETS if preset["name"] == name]
+    inputs = server.object_info(sets["node"])["input"]["required"]
+    widgets = sets.keys() - {"name", "glyph", "node"}
     for widget in widgets:
         kind, options = inputs[widget]
         assert kind == "INT" and options["min"] <= sets[widget] <= options["max"]
+    assert widgets

@@ -61,11 +61,12 @@ def test_a_workflow_for_diffusion_forcing_runs(server, name):
     assert len(run.previews) == (STEPS + 5 if name == "skyreels_asynchronous" else STEPS)  # 9 latent frames are 2 blocks
 
 
-def test_a_long_video_runs(server):
+@pytest.mark.parametrize("name, fps", [("wan21_long_video", 16), ("skyreels_long_video", 24)])
+def test_a_long_video_runs(server, name, fps):
     """Pictures of a timeline, prompts by frame."""
-    run = server.run(small("wan21_long_video"))
+    run = server.run(small(name))
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
-    assert video_of(saved)[2:] == (LENGTH, 16)
+    assert video_of(saved)[2:] == (LENGTH, fps)
     assert not run.previews  # the page would show the last one in place of the video
 
 

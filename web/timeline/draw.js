@@ -14,14 +14,14 @@ export function colourOf(sigma) {
 	const low = clamp(Math.floor(4 * sigma), 0, 3);
 	return `rgb(${CLEAN_TO_NOISE[low].map((v, c) => Math.round(mix(v, CLEAN_TO_NOISE[low + 1][c], 4 * sigma - low)))})`;
 }
-const noiseOf = ({ knots }) => knots[knots.length - 1][1];
+const noiseOf = ({ knots }) => knots.at(-1)[1];
 
 /** Edges of the latent frames. Folded, those that lie far from every item are narrow. */
 export function layout(frames, width, fold) {
 	const weights = frames.map((frame, i) => (fold && !frame && !frames[i - 1] && !frames[i + 1] ? FOLDED : 1));
 	const unit = Math.max(width / weights.reduce((a, b) => a + b), frames.length > LONG ? NARROWEST : 0);
-	const edges = new Float64Array(frames.length + 1);
-	weights.forEach((weight, i) => (edges[i + 1] = edges[i] + weight * unit));
+	const edges = [0];
+	weights.forEach((weight, i) => edges.push(edges[i] + weight * unit));
 	return edges;
 }
 
@@ -41,10 +41,8 @@ function forFrames({ edges, frames, scroll, width }, together, each) {
 
 function prepare(canvas, view, height) {
 	const { ratio, width } = view;
-	const size = [width, height].map((side) => Math.round(side * ratio));
-	if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+	Object.assign(canvas, { width: Math.round(width * ratio), height: height * ratio }); // and empty
 	const c = canvas.getContext("2d");
-	c.reset();
 	c.scale(ratio, ratio);
 	Object.assign(c, { font: "10px system-ui, sans-serif", textBaseline: "middle", textAlign: "center", lineWidth: 1.5 });
 	const use = (fillStyle, globalAlpha) => Object.assign(c, { fillStyle, globalAlpha });
@@ -53,17 +51,10 @@ function prepare(canvas, view, height) {
 	return { ...view, c, fill, write };
 }
 
-/** @param {import("./types").View} view */
 export function draw(canvas, view) {
 	const pen = prepare(canvas, view, BOTTOM);
 	pen.c.translate(-view.scroll, 0);
-	for (const part of [drawColumns, drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
-}
-
-function drawColumns(pen) {
-	const { fill, scroll, width, ink } = pen;
-	fill(ink, 0.05, scroll, RULER, width, ITEMS);
-	forFrames(pen, false, (x, w) => w > 6 && fill(ink, 0.09, x + w - 0.5, RULER, 1, BAR_BOTTOM - RULER));
+	for (const part of [drawRuler, drawNoise, drawHeat, drawSwitch, drawGhost]) part(pen);
 }
 
 function drawRuler(pen) {
@@ -71,8 +62,10 @@ function drawRuler(pen) {
 	const last = edges.length - 2;
 	const every = 2 ** Math.max(0, Math.ceil(Math.log2((34 * edges.length) / edges[last + 1])));
 	let free = -1;
+	fill(ink, 0.05, scroll, RULER, width, ITEMS);
 	forFrames(pen, false, (left, w, _, i) => {
 		const x = left + w / 2;
+		if (w > 6) fill(ink, 0.09, left + w - 0.5, RULER, 1, BAR_BOTTOM - RULER);
 		const isLabelled = i === last || (i % every === 0 && x >= free && x < edges[last] - 24);
 		fill(ink, isLabelled ? 0.5 : 0.22, x - 0.5, 26, 1, 4);
 		if (!isLabelled) return;
@@ -100,51 +93,48 @@ function drawNoise(pen) {
 	});
 }
 
-/** The steps that visible frames take: one after another, where they do, from the first's first to the last's last. */
+/** The visible frames' steps, from the first's first to the last's last. */
 function drawHeat(pen) {
-	const { fill, frames, edges, scroll, width, sigmas, delay, rolls } = pen;
-	const steps = sigmas.length - 1;
-	const made = frames.findIndex((frame) => !frame || (!frame.hold && noiseOf(frame) === 1));
-	const start = (i) => startOf(pen, made < 0 ? 0 : i - made);
-	const [first, last] = [scroll, scroll + width].map((x) => start(latentAt(edges, x)));
-	const count = last - first + steps;
-	const rows = Math.min(count, HEAT);
-	forFrames(pen, !delay, (x, w, frame, i) => {
-		for (let row = 0; row < rows; row++) {
-			const taken = rolls && i < made ? steps : first + Math.floor((row * count) / rows) - start(i);
-			const sigma = sigmas[clamp(taken, 0, steps)];
-			fill(colourOf(frame ? sigmaAt(frame.knots, sigma) : sigma), 1, x + 0.5, HEAT_TOP + (row * HEAT) / rows, w - 1, HEAT / rows + 0.6);
+	const { fill, frames, edges, scroll, width, sigmas, steps, ar_step, moving_frames } = pen;
+	const given = [...frames, null].findIndex((frame) => !frame || (!frame.hold && noiseOf(frame) === 1));
+	const [from, last] = [scroll, scroll + width].map((x) => startOf(pen, latentAt(edges, x) - given));
+	const count = last + steps - from, tall = HEAT / Math.min(HEAT, count);
+	forFrames(pen, !ar_step, (x, w, frame, i) => {
+		for (let y = 0; y < HEAT - 0.1; y += tall) {
+			const taken = from + Math.round((y / HEAT) * count) - startOf(pen, i - given);
+			const sigma = moving_frames && i < given ? 0 : sigmas[clamp(taken, 0, steps)];
+			fill(colourOf(frame ? sigmaAt(frame.knots, sigma) : sigma), 1, x + 0.5, HEAT_TOP + y, w - 1, tall + 0.6);
 		}
 	});
 }
 
 function drawSwitch(pen) {
-	const { fill, sigmas, boundary, delay, scroll, width } = pen;
-	const step = sigmas.findIndex((sigma) => sigma < (boundary ?? 0));
-	if (step < 1 || delay) return;
-	const [y, end, text] = [HEAT_TOP + (step * HEAT) / (sigmas.length - 1), scroll + width, t("lowNoise", { sigma: boundary })];
+	const { fill, sigmas, steps, boundary, ar_step, scroll, width } = pen;
+	const step = sigmas.findIndex((sigma) => sigma < boundary);
+	if (step < 1 || ar_step) return;
+	const [y, end] = [HEAT_TOP + (step * HEAT) / steps, scroll + width];
 	fill("#000", 1, scroll, y - 1.5, width, 3);
 	for (let x = scroll; x < end; x += 9) fill("#fff", 1, x, y - 0.5, 5, 1.5);
-	drawText(pen, text, end, Math.min(y + 3, BOTTOM - 16), "#000", "#000", "#fff");
+	drawText(pen, t("lowNoise", { sigma: boundary }), end, Math.min(y + 3, BOTTOM - 16));
 }
 
-function drawText({ c, fill, write, scroll, width }, text, middle, y, edge, paper, ink) {
+function drawText({ c, fill, write, scroll, width, accent, paper }, text, middle, y) {
 	const wide = c.measureText(text).width + 12;
 	const x = clamp(middle - wide / 2, scroll + 1, scroll + width - wide - 1);
-	fill(edge, 1, x - 1, y - 1, wide + 2, 17);
+	fill(accent, 1, x - 1, y - 1, wide + 2, 17);
 	fill(paper, 1, x, y, wide, 15);
-	write(text, x + wide / 2, y + 8, 1, ink);
+	write(text, x + wide / 2, y + 8);
 }
 
 function drawGhost(pen) {
-	const { c, fill, edges, ghost, accent, paper } = pen;
+	const { c, fill, edges, ghost, accent } = pen;
 	if (!ghost) return;
 	const { first, count, text } = ghost;
 	const [left, wide] = [edges[first], edges[first + count] - edges[first]];
 	fill(accent, 0.16, left, RULER, wide, BOTTOM - RULER);
 	Object.assign(c, { globalAlpha: 1, strokeStyle: accent }).setLineDash([4, 3]);
 	c.strokeRect(left + 0.75, RULER + 0.75, wide - 1.5, BOTTOM - RULER - 3);
-	drawText(pen, text, left + wide / 2, 6, accent, paper);
+	drawText(pen, text, left + wide / 2, 6);
 }
 
 export function drawOverview(canvas, view) {

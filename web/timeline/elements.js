@@ -11,7 +11,7 @@ export function build(tag, properties, ...children) {
 	return made;
 }
 
-export const button = (title, onclick, ...children) => build("button", { type: "button", title, ariaLabel: title, onclick }, ...children);
+export const button = (title, onclick, ...children) => build("button", { title, ariaLabel: title, onclick }, ...children);
 
 /** Copies an element of the page; its parts get their words and come by name. */
 export function copy(element) {

@@ -9,7 +9,6 @@ const STEP = 0.05; // of noise
 const EDGE = 20; // pixels, where an item that is held scrolls the video
 const COPIED = "application/x-pusa-item";
 
-/** @param {import("./view.js").Timeline} ui */
 export function attachHands(ui) {
 	const { root, lanes } = ui;
 	let gesture = null, pointer = null; // see types.d.ts; the pointer's last event while it is down
@@ -93,28 +92,29 @@ export function attachHands(ui) {
 		ui.reveal(item);
 	});
 	on("keydown", (event) => {
-		const { key, target, target: { dataset: { side } } } = event;
 		const command = event.ctrlKey || event.metaKey;
-		const isText = target.closest("input");
-		if (isText || (command && "cvx".includes(key.toLowerCase()))) event.stopPropagation();
-		if (isText || command) return false;
-		const action = key === "+" ? () => ui.pick(ui.afterSelected()) : ui.selected && actionOf(ui, event, side);
-		if (!action) return key === "Delete" || key === "Backspace"; // not for the node
-		action();
+		const isText = event.target.closest("input");
+		if (isText || (command && "cvx".includes(event.key.toLowerCase()))) event.stopPropagation();
+		if (isText || command || press(ui, event) === false) return false;
 		if (ui.selected) ui.reveal(ui.selected);
 	});
 }
 
-function actionOf(ui, { key, altKey }, side) {
+/** Does what a key means here; false where it means nothing. */
+function press(ui, { key, altKey, target: { dataset: { side } } }) {
 	const item = ui.selected;
+	if (key === "+") return ui.pick(ui.afterSelected());
+	const isDelete = key === "Delete" || key === "Backspace";
+	if (!item) return isDelete; // not for the node
 	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
-	const isTilt = key === "ArrowLeft" || key === "ArrowRight";
-	if (way && altKey) return () => ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
-	if (way && side) return () => (ui.trim(item, side === "start", side === "start" ? -way : way) ? ui.changedItem(item) : ui.say(t("cannotCut")));
-	if (way) return () => ui.moveTo(item, ui.placeOf(item).first + way, way);
-	const remove = () => ui.removeItem();
-	const actions = { Home: () => ui.moveTo(item, 0), End: () => ui.moveTo(item, ui.latents), Delete: remove, Backspace: remove, h: () => ui.toggleHold(), Escape: () => ui.select(null) };
-	return actions[key] ?? actions[key.toLowerCase()];
+	const isTilt = /Left|Right/.test(key);
+	if (way && altKey) return ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
+	if (way && side) return ui.trim(item, side === "start", side === "end" ? way : -way) ? ui.changedItem(item) : ui.say(t("cannotCut"));
+	if (way) return ui.moveTo(item, ui.placeOf(item).first + way, way);
+	if (key === "Home" || key === "End") return ui.moveTo(item, key === "End" ? ui.latents : 0);
+	if (isDelete) return ui.removeItem();
+	if (key.toLowerCase() === "h") return ui.toggleHold();
+	return key === "Escape" && ui.select(null);
 }
 
 function ghostAt(first, count, more = "") {

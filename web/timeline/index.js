@@ -6,8 +6,8 @@ import { readSchedule, sigmaGrid } from "./format.js";
 import { attachHands } from "./hands.js";
 import { Timeline } from "./view.js";
 
-const WIDTH = 660, HEIGHT = 326;
-const REACH = 40; // nodes behind this one among which the sampler is looked for
+const WIDTH = 660, HEIGHT = 352;
+const REACH = 40; // nodes behind, among which the sampler is looked for
 
 document.head.append(build("link", { rel: "stylesheet", href: new URL("timeline.css", import.meta.url) }));
 
@@ -28,19 +28,18 @@ function samplingOf(node, watch) {
 	for (const next of nodesBehind(node).reverse()) {
 		for (const name in found) {
 			const widget = widgetOf(next, name);
-			if (!(widget?.value > 0)) continue;
 			watch(widget);
-			if (name !== "boundary" || isLinked(next, "low_noise_model")) found[name] = Number(widget.value);
+			if (widget?.value > 0 && (name !== "boundary" || isLinked(next, "low_noise_model"))) found[name] = +widget.value;
 		}
 	}
-	const { steps, shift, ar_step, causal_block_size, moving_frames: rolls } = found;
-	const each = rolls ? { delay: steps, block: 1 } : { delay: ar_step, block: causal_block_size };
-	return { ...found, ...each, rolls, sigmas: sigmaGrid(steps * (rolls || 1), shift) };
+	const { steps, moving_frames } = found;
+	if (moving_frames) Object.assign(found, { steps: steps * moving_frames, ar_step: steps });
+	return { ...found, sigmas: sigmaGrid(found.steps, found.shift) };
 }
 
 function inputsOf(node) {
 	return node.inputs.flatMap(({ name, link }, slot) => {
-		const input = link != null && Number(name.match(/^images\.image(\d+)$/)?.[1]);
+		const input = link != null && +name.match(/^images\.image(\d+)$/)?.[1];
 		return input ? { input, picture: node.getInputNode(slot)?.imgs?.[0]?.src } : [];
 	});
 }
@@ -63,21 +62,17 @@ const left = new Map(); // by id, the elements of nodes that went: after an undo
 function timelineWidget(node, name, spec) {
 	const watched = new Set();
 	const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
-	let schedule = new Map(); // what the last run made
+	let schedule = []; // what the last run made
 	const ui = new Timeline({
-		length: () => Number(widgetOf(node, "length")?.value) || 81,
+		length: () => +widgetOf(node, "length")?.value || 81,
 		sampling: () => samplingOf(node, watch),
 		inputs: () => inputsOf(node),
-		connected: () => (isLinked(node, "keyframes") ? schedule : new Map()),
+		connected: () => (isLinked(node, "keyframes") ? schedule : []),
 		commit,
-		set({ node: type, ...values }) {
+		set(type, values) {
 			const next = nodesBehind(node).find((each) => each.type === type);
-			for (const name in next && values) {
-				const widget = widgetOf(next, name);
-				widget.value = values[name];
-				widget.callback?.(widget.value);
-			}
-			return { isSet: !!next, title: next?.title ?? LiteGraph.registered_node_types[type].title };
+			for (const widget of next?.widgets ?? []) widget.value = values[widget.name] ?? widget.value;
+			return next;
 		},
 		settings: () => node.properties,
 	});

@@ -4,7 +4,6 @@ import { api } from "../../../scripts/api.js";
 import { build } from "./elements.js";
 import { t } from "./words.js";
 
-const FOLDER = "pusa"; // in ComfyUI's input folder
 const VIDEO = /\.(mp4|webm|mkv|mov|avi|m4v)$/i;
 const facts = new Map(); // name -> {frames, rate} or {error}
 
@@ -12,13 +11,13 @@ const bare = (name) => name.replace(/ \[\w+\]$/, "");
 export const nameOf = (name) => bare(name).split("/").pop();
 
 export async function upload(file) {
-	const isMedia = /^(image|video)\//.test(file.type) || VIDEO.test(file.name);
-	if (!isMedia) throw new Error(t("notUploaded", { name: file.name, why: file.type || "?" }));
+	const failed = (why) => new Error(t("notUploaded", { name: file.name, why }));
+	if (!/^(image|video)\//.test(file.type) && !VIDEO.test(file.name)) throw failed(file.type || "?");
 	const body = new FormData();
 	body.append("image", file);
-	body.append("subfolder", FOLDER);
+	body.append("subfolder", "pusa");
 	const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-	if (!answer.ok) throw new Error(t("notUploaded", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
+	if (!answer.ok) throw failed(`${answer.status} ${answer.statusText}`);
 	const { subfolder, name } = await answer.json();
 	facts.delete(`${subfolder}/${name}`); // there may have been none of that name
 	return `${subfolder}/${name}`;
@@ -37,7 +36,7 @@ export async function learn(name, ready) {
 	}
 }
 
-/** Where a file is served. `name [pusa]` is one of the pack's own samples, `name [output]` in ComfyUI's output folder. */
+/** Where a file is served: `name [pusa]` is a sample of the pack, `name [output]` in ComfyUI's output folder. */
 function address(name) {
 	const type = name.match(/ \[(\w+)\]$/)?.[1] ?? "input";
 	if (type === "pusa") return new URL(`../samples/${bare(name)}`, import.meta.url).href;

@@ -35,11 +35,11 @@ export function showItem(ui, places, index) {
 	const shown = ui.elements.get(item);
 	const dragged = ui.dragged?.item === item && ui.dragged.box;
 	const [left, width] = dragged || boxOf(ui, places, index);
-	shown.style.cssText = `transform: translateX(${left}px); width: ${width}px`;
+	shown.style.cssText = `translate: ${left}px; width: ${width}px`;
 	const states = { selected: item === ui.selected, clip: count > 1, outside: ui.faultOf(places[index], places), empty: !isFilled(item), dragged, ended: item.at < 0 };
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
-	if (shown.parts.tag.textContent != index + 1) shown.parts.tag.textContent = index + 1;
+	shown.parts.tag.textContent = index + 1;
 	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`, ui.describe(places[index], places));
 }
 

@@ -39,11 +39,12 @@ export interface Frame {
 /** As the nodes behind have it: each frame's own grid, the sigma where the experts switch, and the frames of a second. */
 export interface Sampling {
   sigmas: number[];
-  /** evaluations by which each block of latent frames begins after the one before; 0 is together */
-  delay: number;
-  block: number;
-  /** latent frames that move in a rolling window, whose given frames are clean; 0 is none */
-  rolls: number;
+  /** of every frame, and evaluations by which each block of latent frames begins after the one before; 0 is together */
+  steps: number;
+  ar_step: number;
+  causal_block_size: number;
+  /** of a rolling window, in which frames that are given are clean; 0 is none */
+  moving_frames: number;
   boundary: number | null;
   fps: number;
 }
@@ -54,7 +55,7 @@ export interface View extends Sampling {
   width: number;
   scroll: number;
   /** left edges of the latent frames, and the last one's right edge */
-  edges: Float64Array;
+  edges: number[];
   frames: (Frame | null)[];
   selected: Item | null;
   ghost: { first: number; count: number; text: string } | null;
@@ -67,11 +68,11 @@ export interface Host {
   /** connected pictures */
   inputs(): { input: number; picture?: string }[];
   /** latent frames that connected keyframes give */
-  connected(): Map<number, Knots>;
+  connected(): [string, Knots][];
   /** tells the page that the value changed */
   commit(): void;
-  /** sets widgets of a node behind, if it is there */
-  set(sets: { node: string; [widget: string]: number | string }): { isSet: boolean; title: string };
+  /** sets widgets of a node of that type behind, if there is one */
+  set(type: string, values: Record<string, number>): object | undefined;
   /** what the node keeps: `pusa_fold` */
   settings(): Record<string, unknown>;
 }

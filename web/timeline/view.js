@@ -1,7 +1,7 @@
 /** The timeline's elements, and what can be done with its items. */
 
 import { draw, drawOverview, layout } from "./draw.js";
-import { PRESETS, arrange, clamp, fitted, freePlace, isFilled, latentOf, latentsOf, meet, moved, parse, place, serialize, setNoise, taken } from "./format.js";
+import { PRESETS, arrange, clamp, fitted, isFilled, latentOf, latentsOf, meet, moved, parse, place, serialize, setNoise, taken } from "./format.js";
 import { TIMELINE, build, button, copy } from "./elements.js";
 import * as media from "./media.js";
 import { boxOf, showItem, showItems } from "./shelf.js";
@@ -10,7 +10,6 @@ import { noiseWords, placeWords, t } from "./words.js";
 const FIRST_TAKE = 13; // frames of a clip that is added
 
 export class Timeline {
-	/** @param {import("./types").Host} host */
 	constructor(host) {
 		const empty = { items: [], text: "", selected: null, ghost: null, dragged: null, scroll: 0, elements: new Map() };
 		Object.assign(this, copy(TIMELINE), empty, { host });
@@ -35,12 +34,10 @@ export class Timeline {
 	changed(words) {
 		const places = this.places().sort((one, other) => one.first - other.first);
 		this.items = places.map(({ item }) => item);
-		const text = serialize(this.items);
-		const isNew = text !== this.text;
-		this.text = text;
+		this.text = serialize(this.items);
 		this.refresh();
 		this.say(words);
-		if (isNew) this.host.commit();
+		this.host.commit();
 	}
 
 	changedItem(item, words = "") {
@@ -67,14 +64,20 @@ export class Timeline {
 	nameOf(item) {
 		return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
 	}
-	isClip(item) {
-		const total = media.totalOf(item);
-		return total ? total > 1 : Boolean(item.take);
+	/** How many pictures an item can give. */
+	countOf(item) {
+		return media.totalOf(item) ?? (item.take ? Infinity : 1);
 	}
 
-	freePlace(wanted, item, count, ways) {
+	/** The first latent frame of the nearest free place; null where there is none. */
+	freePlace(wanted, item, count, ways = [1, -1]) {
 		const others = this.places().filter((at) => at.fits && at.item !== item);
-		return freePlace(others, this.latents, wanted, count, ways);
+		const isFree = (first) => first >= 0 && first + count <= this.latents && !others.some((at) => meet(at, { first, count }));
+		for (let distance = 0; distance < this.latents; distance++) {
+			const way = ways.find((way) => isFree(wanted + way * distance));
+			if (way != null) return wanted + way * distance;
+		}
+		return null;
 	}
 
 	afterSelected() {
@@ -114,13 +117,13 @@ export class Timeline {
 		if (item) this.say(this.summary(item));
 	}
 
-	async add(source, latent = null) {
+	async add(source, latent) {
 		if (source.media) await media.learn(source.media);
 		const error = media.errorOf(source);
 		if (error) return this.say(error, true);
 		const empty = this.places().find((at) => !isFilled(at.item) && (latent == null || meet(at, { first: latent, count: 1 })));
 		if (!empty) return this.addNew(source, latent ?? 0);
-		this.selected = Object.assign(empty.item, fitted(empty.item, this.isClip(source)), source);
+		this.selected = Object.assign(empty.item, fitted(empty.item, this.countOf(source) > 1), source);
 		this.changedItem(empty.item, t("added"));
 	}
 
@@ -146,7 +149,8 @@ export class Timeline {
 		this.changedItem(this.selected, words);
 	}
 
-	removeItem(item = this.selected) {
+	removeItem() {
+		const item = this.selected;
 		const index = this.items.indexOf(item);
 		this.items.splice(index, 1);
 		this.selected = this.items[index] ?? this.items.at(-1) ?? null;
@@ -167,8 +171,7 @@ export class Timeline {
 		const before = atStart ? more : 0;
 		const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
 		const [first, count] = [at.first - before, at.count + more];
-		if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity)) return false;
-		if (this.freePlace(first, item, count, [0]) == null) return false;
+		if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity) || this.freePlace(first, item, count, [0]) == null) return false;
 		const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);
 		Object.assign(item, moved({ count, frames: take[1] - take[0], item: { take } }, first, this.length));
 		setNoise(item, noise);
@@ -182,32 +185,28 @@ export class Timeline {
 	}
 
 	toggleHold() {
-		this.selected.behaviour = this.selected.behaviour === "hold" ? "evolve" : "hold";
-		this.changedItem(this.selected);
+		const { selected } = this;
+		selected.behaviour = selected.behaviour === "hold" ? undefined : "hold";
+		this.changedItem(selected);
 	}
 
-	preset(preset) {
-		if (preset.sets) return this.shape(preset);
-		this.items = arrange(preset, this.items, this.length, (item) => (this.isClip(item) ? (media.totalOf(item) ?? Infinity) : 1));
-		this.selected = this.items[0];
-		const words = !preset.slots ? "followed" : this.items.every(isFilled) ? "arranged" : "arrangedEmpty";
-		this.changed(t(words, { preset: t(preset.name) }));
+	/** Arranges the items; or sets on the node behind when frames take their steps. */
+	preset({ name, node, ...preset }) {
+		let words = this.host.set(node, preset) ? "shaped" : "notBehind";
+		if (!node) {
+			this.items = arrange(preset, this.items, this.length, (item) => this.countOf(item));
+			this.selected = this.items[0];
+			words = !preset.slots ? "followed" : this.items.every(isFilled) ? "arranged" : "arrangedEmpty";
+		}
+		this.changed(t(words, { preset: t(name), node: LiteGraph.registered_node_types[node]?.title }));
 	}
 
-	/** When frames take their steps is a matter of the node behind. */
-	async shape({ name, sets }) {
-		const { isSet, title } = await this.host.set(sets); // and is drawn
-		this.say(t(isSet ? "shaped" : "notBehind", { preset: t(name), node: title }), !isSet);
-		if (isSet) this.host.commit();
+	pick(latent) {
+		const onchange = ({ target }) => this.addFiles(target.files, latent);
+		build("input", { type: "file", accept: "image/*,video/*", multiple: true, onchange }).click();
 	}
 
-	pick(latent = null) {
-		const picker = build("input", { type: "file", accept: "image/*,video/*", multiple: true });
-		picker.onchange = () => this.addFiles(picker.files, latent);
-		picker.click();
-	}
-
-	async addFiles(files, latent = null) {
+	async addFiles(files, latent) {
 		for (const file of files) {
 			this.say(t("uploading", { name: file.name }));
 			try {
@@ -282,7 +281,7 @@ export class Timeline {
 		const view = { ...this, ...this.sampling, ...this.theme, frames: this.frames() };
 		draw(this.canvas, view);
 		if (!this.overview.hidden) drawOverview(this.overview, view);
-		this.shelf.style.transform = `translateX(${-scroll}px)`;
+		this.shelf.style.translate = `${-scroll}px`;
 		if (dragged) showItem(this, this.places(), this.items.indexOf(dragged.item));
 		if (ghost) this.say(ghost.text);
 		const { frame = "", noise = [""] } = this.selected ? this.placeOf(this.selected) : {};

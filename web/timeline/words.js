@@ -13,7 +13,7 @@ export function t(key, values = {}) {
 	return (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-/** `frame 40 → latent 10 (37-40)` @param {import("./types").Place} place */
+/** `frame 40 → latent 10 (37-40)` */
 export function placeWords({ frame, first, count }) {
 	const last = first + count - 1;
 	const frames = [...new Set([framesOf(first)[0], framesOf(last)[1]])].join("-");
