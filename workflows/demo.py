@@ -72,10 +72,10 @@ def run_workflows(comfyui: Path, folder: Path) -> list[Path]:
 def with_schedule(name: str) -> dict[str, dict]:
     """A workflow's prompt that shows its schedule's picture, too."""
     prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    timeline = next((key for key, node in prompt.items() if node["class_type"] == "PusaTimeline"), None)
-    if timeline is None:
-        return prompt  # the node Pusa Schedule shows it by itself
-    return prompt | {"picture": {"class_type": "PreviewImage", "inputs": {"images": [timeline, 2]}}}
+    keys = {node["class_type"]: key for key, node in prompt.items()}
+    if {"PusaSchedule", "PusaDiffusionForcing"} & keys.keys():
+        return prompt  # they show it by themselves
+    return prompt | {"picture": {"class_type": "PreviewImage", "inputs": {"images": [keys["PusaTimeline"], 2]}}}
 
 
 def run_diffusers(folder: Path) -> list[Path]:

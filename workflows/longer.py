@@ -121,7 +121,8 @@ def demo_asynchronous(w: Workflow) -> None:
 
 
 def one_after_another(w: Workflow, models: dict, texts: dict, plan: Node, steps: int, cfg: float) -> Wire:
-    forcing = w.add("PusaDiffusionForcing", latent=plan["latent"], steps=steps, shift=5.0, ar_step=2, **DEMO_SIZE)
+    settings: dict[str, Any] = {"steps": steps, "shift": 5.0, "ar_step": 2, **DEMO_SIZE}
+    forcing = w.add("PusaDiffusionForcing", latent=plan["latent"], **settings)
     sampler = w.add("PusaKSampler", seed=42, steps=steps, cfg=cfg, latent=forcing["latent"], **models, **texts)
     w.form += [(plan, "length"), (sampler, "seed")]
     return sampler["latent"]

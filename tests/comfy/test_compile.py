@@ -6,7 +6,6 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.testing import CompileCounter
 
@@ -22,11 +21,7 @@ def fresh_compiler():
 
 
 def compiled(model, count):
-    """With the attention of a card: the one for a CPU looks at free memory, which is another graph whenever it changes."""
     model = model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **options: (
-        attention_pytorch(*args, **options)
-    )
     guards = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
     set_torch_compile_wrapper(model, count, options=guards)  # as ComfyUI's own node does
     return model

@@ -30,6 +30,11 @@ NEW = """async ([length, text]) => {
   app.canvas.ds.offset = [0, 0];
   app.canvas.setDirty(true, true);
 }"""
+RESTS = """() => {
+  const lanes = document.querySelector(".pt-lanes"), {x, y, width} = lanes?.getBoundingClientRect() ?? {};
+  const before = lanes?.before, place = lanes && (lanes.before = [x, y, width].join());
+  return width && place === before && document.querySelector(".pt-status").textContent;
+}"""
 DROP = """async ([name, data, kind, x, y]) => {
   const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -73,8 +78,7 @@ class Hands:
     def new(self, length=LENGTH, items=()):
         text = json.dumps({"version": 1, "items": list(items)}) if items else ""
         self.browser.evaluate(NEW, [length, text])
-        self.browser.wait_for_selector(".pusa-timeline canvas")
-        self.browser.wait_for_timeout(600)
+        self.browser.wait_for_function(RESTS, polling=100)
         self.length = length
 
     def value(self):
@@ -96,9 +100,8 @@ class Hands:
         mouse.down()
         mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, steps=3)
         mouse.move(*end, steps=3)
-        self.browser.wait_for_timeout(60)
         mouse.up()
-        self.browser.wait_for_timeout(120)
+        self.browser.wait_for_timeout(50)
 
     def drop(self, path, latent):
         kind = "video/mp4" if path.suffix == ".mp4" else "image/jpeg"
@@ -110,7 +113,7 @@ class Hands:
     def press(self, *keys):
         for key in keys:
             self.browser.keyboard.press(key)
-            self.browser.wait_for_timeout(120)
+            self.browser.wait_for_timeout(50)
 
     def focus(self, index):
         self.browser.locator(".pt-item").nth(index).focus()
