@@ -147,7 +147,7 @@ def main() -> None:
                 rows += motion_rows(demo, what, motion, options)
     header = ["motion", "method", "velocity change: seam", "borders", "inside", "seam less borders", "worst border",
               "picture step: seam", "borders", "inside", "seam less borders", "speed", "permanence", "picture"]  # fmt: skip
-    about = f"{options.clips} loops of each motion, {options.seeds} seed each, cfg {CFG:g}."
+    about = f"{options.clips} loops of each motion, seeds: {options.seeds}; cfg {CFG:g}."
     name = "loops, closed or not" if options.methods == [0, 2] else "loops"
     bench.publish(name, f"{about}\n\n{bench.table(header, rows)}", options.write)
 

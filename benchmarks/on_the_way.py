@@ -1,7 +1,7 @@
 """Long video that meets keyframes on the way, on the demo model: a still in its frame, a still beside it, a clip.
 
 The clips of `long_video.py`, whose true pictures are given at two latent frames. Brackets are 95 % intervals of means over
-clips (Student's t).
+clips (Student's t) and seeds.
 
 - likeness: between the last of the four pictures there and the true one, in dB.
 - speed, way in and way out: error of the object's speed at the borders of these frames, in pixels a frame; within: between
@@ -54,16 +54,19 @@ WAYS: dict[str, Callable[[Maker], Tensor]] = {
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     bench.use_comfyui(options)
     scenes = [scene(SCENES + i, False, "bounces") for i in range(options.clips)]
-    rows = []
+    demo, rows = Demo(), []
     with torch.inference_mode():
         for name, way in WAYS.items():
-            rows.append([name, *figures(way(Maker(Demo(), scenes, LATENTS, 0)), scenes)])
+            made = torch.cat([way(Maker(demo, scenes, LATENTS, seed)) for seed in range(options.seeds)])
+            rows.append([name, *figures(made, scenes * options.seeds)])
             print(rows[-1], flush=True)
     header = ["keyframes", "likeness (dB)", "speed: way in", "within", "way out", "elsewhere"]
-    bench.publish("keyframes on the way", f"{options.clips} clips.\n\n{bench.table(header, rows)}", options.write)
+    about = f"{options.clips} clips, seeds: {options.seeds}."
+    bench.publish("keyframes on the way", f"{about}\n\n{bench.table(header, rows)}", options.write)
 
 
 def figures(made: Tensor, scenes: Sequence[Scene]) -> list[str]:

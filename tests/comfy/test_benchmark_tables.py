@@ -74,3 +74,20 @@ def test_settings_that_change_nothing_are_not_sampled(benchmark):
     assert [setting.applies_to(bare) for setting in benchmark.SQUARE] == [True, False, True, False]
     assert [setting.applies_to(mask) for setting in benchmark.SQUARE] == [True, False, False, False]
     assert all(setting.applies_to(benchmark.METHODS[benchmark.PUSA]) for setting in benchmark.SQUARE)
+
+
+def test_long_clips_go_through_the_vae_in_parts_that_join(benchmark):
+    """A VAE that keeps the last picture of every latent frame: none may be lost or come twice."""
+    long_video, lengths = importlib.import_module("long_video"), []
+
+    class Demo:
+        def encode(self, pictures):
+            lengths.append(len(pictures))
+            return pictures[None, ::4].movedim(-1, 1)
+
+        def decode(self, latents):
+            return latents
+
+    clips = torch.rand(2, 49, 2, 2, 3)
+    assert torch.equal(long_video.through_vae(Demo(), clips), clips[:, ::4].movedim(-1, 1))
+    assert lengths == [long_video.LENGTH] * 6
