@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .checkpoint_files import checkpoint_files
 from .messages import fault, shorten
 from .wan import original_key, wan_config
 
@@ -22,32 +23,34 @@ MARKER = "patch_embedding.weight"  # before whose name a checkpoint's prefix sta
 
 
 class WanCheckpoint:
-    """A safetensors file of a Wan text-to-video model, in ComfyUI's, the original, or Diffusers' names.
+    """A Wan text-to-video model in safetensors files, in ComfyUI's, the original, or Diffusers' names.
 
     Tensors are read from a mapping of the file that is let go at once, so that no more than one is in memory.
 
+    Args:
+        path: as `checkpoint_files` takes it.
+
     Attributes:
-        path: of the file.
+        name: what messages call it.
         shapes: of all parameters, under their original names.
         metadata: without what ComfyUI wrote about scales.
 
     Raises:
-        ValueError: it is no such file, or stored in a way that cannot be merged into.
+        ValueError: it is no such model, incomplete, or stored in a way that cannot be merged into.
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        _check_kind(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = list(file.keys())
-                slices = {key: file.get_slice(key) for key in keys}
-                shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
-                dtypes = {key: part.get_dtype() for key, part in slices.items()}
-                metadata = dict(file.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
-        named = _original_names(keys)
+        self.name, files = checkpoint_files(path)
+        self._files: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, str] = {}
+        metadata: dict[str, str] = {}
+        for file in files:
+            header, more = _read_header(file)
+            for key, (shape, dtype) in header.items():
+                self._files[key], shapes[key], dtypes[key] = file, shape, dtype
+            metadata |= more
+        named = _original_names(list(shapes))
         self._scales = {f"{_stem(name)}.weight": key for name, key in named.items() if name.endswith(SCALES)}
         self._keys = {name: key for name, key in named.items() if not _is_beside(name)}
         self.shapes = {name: shapes[key] for name, key in self._keys.items()}
@@ -62,18 +65,31 @@ class WanCheckpoint:
             raise fault(
                 "{name} is quantised in a way that LoRAs cannot be merged into ({tensor}): choose its bf16, fp16, fp32 or "
                 "fp8 form.",
-                name=self.path.name,
+                name=self.name,
                 tensor=shorten(odd[0], 100),
             )
 
     def tensor(self, name: str) -> Tensor:
         """A parameter's values in fp32, its scale applied."""
-        with safe_open(self.path, framework="pt") as file:
-            value = file.get_tensor(self._keys[name]).to(torch.float32, copy=True)
-            if name in self._scales:
-                scale = file.get_tensor(self._scales[name]).float()
-                value *= scale.reshape(-1, *[1] * (value.ndim - 1))
-            return value
+        value = self._read(self._keys[name])
+        if name in self._scales:
+            value *= self._read(self._scales[name]).reshape(-1, *[1] * (value.ndim - 1))
+        return value
+
+    def _read(self, key: str) -> Tensor:
+        with safe_open(self._files[key], framework="pt") as file:
+            return file.get_tensor(key).to(torch.float32, copy=True)
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    """(shape and dtype of each tensor of a file, its metadata)."""
+    _check_kind(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+            return {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
 
 
 def _check_kind(path: Path) -> None:
