@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .checkpoint_files import checkpoint_files
 from .messages import fault, shorten
+from .safetensors_reader import Stored, read_header
 from .wan import original_key, wan_config
 
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -25,7 +25,7 @@ MARKER = "patch_embedding.weight"  # before whose name a checkpoint's prefix sta
 class WanCheckpoint:
     """A Wan text-to-video model in safetensors files, in ComfyUI's, the original, or Diffusers' names.
 
-    Tensors are read from a mapping of the file that is let go at once, so that no more than one is in memory.
+    Tensors are read one at a time, so that no more than one is in memory.
 
     Args:
         path: as `checkpoint_files` takes it.
@@ -41,26 +41,25 @@ class WanCheckpoint:
 
     def __init__(self, path: Path):
         self.name, files = checkpoint_files(path)
-        self._files: dict[str, Path] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        dtypes: dict[str, str] = {}
+        self._stored: dict[str, Stored] = {}
         metadata: dict[str, str] = {}
         for file in files:
-            header, more = _read_header(file)
-            for key, (shape, dtype) in header.items():
-                self._files[key], shapes[key], dtypes[key] = file, shape, dtype
+            stored, more = _read_header(file)
+            self._stored |= stored
             metadata |= more
-        named = _original_names(list(shapes))
+        named = _original_names(list(self._stored))
         self._scales = {f"{_stem(name)}.weight": key for name, key in named.items() if name.endswith(SCALES)}
         self._keys = {name: key for name, key in named.items() if not _is_beside(name)}
-        self.shapes = {name: shapes[key] for name, key in self._keys.items()}
+        self.shapes = {name: self._stored[key].shape for name, key in self._keys.items()}
         self.metadata = {key: value for key, value in metadata.items() if key != OWN_METADATA}
         wan_config(self.shapes, self.metadata)
-        self._check_storage(shapes, dtypes)
+        self._check_storage()
 
-    def _check_storage(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> None:
-        odd = [name for name, key in self._keys.items() if dtypes[key] not in FLOATS]
-        odd += [name for name, key in self._scales.items() if _numel(shapes[key]) not in (1, self.shapes.get(name, (0,))[0])]
+    def _check_storage(self) -> None:
+        odd = [name for name, key in self._keys.items() if self._stored[key].dtype not in FLOATS]
+        for name, key in self._scales.items():
+            if _numel(self._stored[key].shape) not in (1, self.shapes.get(name, (0,))[0]):
+                odd.append(name)
         if odd:
             raise fault(
                 "{name} is quantised in a way that LoRAs cannot be merged into ({tensor}): choose its bf16, fp16, fp32 or "
@@ -71,23 +70,16 @@ class WanCheckpoint:
 
     def tensor(self, name: str) -> Tensor:
         """A parameter's values in fp32, its scale applied."""
-        value = self._read(self._keys[name])
+        value = self._stored[self._keys[name]].read().float()
         if name in self._scales:
-            value *= self._read(self._scales[name]).reshape(-1, *[1] * (value.ndim - 1))
+            value *= self._stored[self._scales[name]].read().float().reshape(-1, *[1] * (value.ndim - 1))
         return value
 
-    def _read(self, key: str) -> Tensor:
-        with safe_open(self._files[key], framework="pt") as file:
-            return file.get_tensor(key).to(torch.float32, copy=True)
 
-
-def _read_header(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
-    """(shape and dtype of each tensor of a file, its metadata)."""
+def _read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     _check_kind(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-            return {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}, file.metadata() or {}
+        return read_header(path)
     except (OSError, SafetensorError) as error:
         raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
 
