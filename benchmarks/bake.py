@@ -1,8 +1,8 @@
 """What baking takes at real size: memory and CPU time of `python -m pusa_files bake`.
 
 Files are made here and deleted in the end: the checkpoint in bf16, in several files as Diffusers has it or in one, of zeros,
-which take no room on most disks; a LoRA of rank 512 in all modules, as the published one for 14B has it, of random numbers. Peak
-memory is what was resident at most, pages of mapped files included. A module of the new checkpoint is read back and compared.
+which take no room on most disks; a LoRA of rank 512 in all modules, as the published one for 14B has it, of random numbers.
+Peak memory is what was resident at most, pages of mapped files included. A module of the new checkpoint is read back and compared.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ def main() -> None:
     from tests import real_wan
 
     with TemporaryDirectory(dir=options.folder) as made:
-        folder = Path(made)
-        base = write_base(folder / "base", real_wan.WIDTHS[options.model].shapes())
-        lora = write_lora(folder / "lora.safetensors", real_wan.WIDTHS[options.model])
-        rows = [bake(base, lora, folder / f"{form}.safetensors", form, options) for form in options.forms]
+        folder, width, rows = Path(made), real_wan.WIDTHS[options.model], []
+        lora = write_lora(folder / "lora.safetensors", width)
         size = lora.stat().st_size
-    header = ["form", "new file", "peak resident memory", "CPU", "error of a module"]
-    what = (
-        f"Wan {options.model} in bf16 in {FILES} files, a LoRA of rank {RANK} ({size / 1e9:.2f} GB); goal: at most {GOAL} GB."
-    )
+        for form in options.forms:
+            base = write_base(folder / f"for {form}", width.shapes(), CASES[form])
+            rows.append([str(CASES[form]), *bake(base, lora, folder / f"{form}.safetensors", form, options)])
+    header = ["files in bf16", "new form", "new file", "peak resident memory", "CPU", "error of a module"]
+    what = f"Wan {options.model} with a LoRA of rank {RANK} ({size / 1e9:.2f} GB); goal: at most {GOAL} GB of memory."
     bench.publish("bake", f"{what}\n\n{bench.table(header, rows)}", options.write)
 
 
