@@ -2,7 +2,7 @@
 
 Files are made here and deleted in the end: the checkpoint in bf16, in several files as Diffusers has it or in one, of zeros,
 which take no room on most disks; a LoRA of rank 512 in all modules, as the published one for 14B has it, of random numbers.
-Peak memory is what was resident at most, pages of mapped files included. A module of the new checkpoint is read back and compared.
+Peak memory is what was resident at most, pages of mapped files included. A module of what was made is read back and compared.
 """
 
 from __future__ import annotations
