@@ -51,7 +51,8 @@ def write_base(folder: Path, shapes: dict[str, tuple[int, ...]], files: int) -> 
     from pusa_core.wan import diffusers_key
 
     folder.mkdir()
-    places, keys = {}, list(shapes)
+    places: dict[str, str] = {}
+    keys = list(shapes)
     for number in range(1, files + 1):
         names = keys[number - 1 :: files]
         file = f"diffusion_pytorch_model-{number:05d}-of-{files:05d}.safetensors"
@@ -81,7 +82,7 @@ def write_lora(path: Path, width: Any) -> Path:
     from pusa_core.safetensors_writer import SafetensorsWriter
     from tests import tiny
 
-    pairs = {}
+    pairs: dict[str, tuple[int, int]] = {}
     for module, (rows, columns) in tiny.lora_modules(width.dim, width.layers, width.ffn).items():
         pairs |= {f"{module}.lora_A.weight": (RANK, columns), f"{module}.lora_B.weight": (rows, RANK)}
     with SafetensorsWriter(path, pairs) as writer:

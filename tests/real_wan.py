@@ -193,13 +193,14 @@ def _tokens(x: Tensor) -> int:
     return (x.shape[3] // 2) * (x.shape[4] // 2)
 
 
-def sample(model, clip: Tensor, steps: int = 1) -> None:
-    """So many steps of ComfyUI's own euler at cfg 1 from a clip's latents, (1, C, F, H, W)."""
+def sample(model, clip: Tensor, steps: int = 1, callback: Callable | None = None) -> None:
+    """So many steps of ComfyUI's own euler at cfg 1 from a clip's latents, (1, C, F, H, W); after each, `callback`."""
     import comfy.sample
     import comfy.samplers
 
     text = [[torch.zeros(1, 512, tiny.TEXT_DIM), {}]]
     euler = comfy.samplers.sampler_object("euler")
+    sigmas = torch.linspace(1, 0.9, steps + 1)
     comfy.sample.sample_custom(
-        model, torch.ones_like(clip), 1.0, euler, torch.linspace(1, 0.9, steps + 1), text, text, clip, disable_pbar=True
+        model, torch.ones_like(clip), 1.0, euler, sigmas, text, text, clip, callback=callback, disable_pbar=True
     )

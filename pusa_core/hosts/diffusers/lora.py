@@ -59,12 +59,13 @@ def _known(wan: Any) -> PatchedModel:
 
 def _adapters(wan: Any) -> Iterator[tuple[str, str, float]]:
     """(name, what the LoRA is known by, strength) of each adapter that is active."""
-    layer = wan.get_submodule(diffusers_key(f"{ANCHOR}.weight").removesuffix(".weight"))
+    layer: Any = wan.get_submodule(diffusers_key(f"{ANCHOR}.weight").removesuffix(".weight"))
     if isinstance(layer, LoraLayer):
         for adapter in layer.active_adapters:
             if adapter in layer.r and layer.scaling[adapter]:
-                down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-                yield adapter, pair_id(down, up), float(layer.scaling[adapter])
+                down: Any = layer.lora_A[adapter]
+                up: Any = layer.lora_B[adapter]
+                yield adapter, pair_id(down.weight, up.weight), float(layer.scaling[adapter])
 
 
 def _peft_tensors(lora: PusaLora) -> dict[str, Tensor]:
