@@ -29,7 +29,7 @@ PUBLISHED = {"1.3B": ("480p", 8.19), "14B": ("720p", 69.1)}
 
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--models", nargs="+", choices=memory.WIDTHS, default=["14B", "1.3B"])
+    parser.add_argument("--models", nargs="+", choices=memory.MODELS, default=["14B", "1.3B"])
     parser.add_argument("--cards", nargs="+", type=int, default=list(CARDS), help="GiB")
     options = parser.parse_args()
     bench.use_comfyui(options)
