@@ -126,7 +126,8 @@ def _gguf(nodes: ModuleType, key: str, shape: tuple[int, ...], make: Make) -> Te
     if not (key.startswith("blocks") and len(shape) == 2):
         return nodes.GGMLTensor(make(shape, torch.float32), tensor_type=kind.F32, tensor_shape=torch.Size(shape))
     blocks = make((shape[0], shape[1] // 32, 34), torch.uint8)  # of 32 weights, with a scale in two bytes before them
-    blocks[..., 0], blocks[..., 1] = 0, 8  # 2**-13 in fp16
+    if make is not hollow:
+        blocks[..., 0], blocks[..., 1] = 0, 8  # 2**-13 in fp16
     return nodes.GGMLTensor(blocks.flatten(1), tensor_type=kind.Q8_0, tensor_shape=torch.Size(shape))
 
 

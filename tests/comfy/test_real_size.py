@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import math
 import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from environment.comfyui import PACK
 
@@ -123,3 +125,28 @@ def test_the_next_run_goes_on_with_what_is_missing(gpu, clock, tmp_path):
     assert clock[: len(first)] == first
     with pytest.raises(SystemExit, match="was measured without --small: give another --json"):
         measure(gpu, file, 60, small=True)
+
+
+@pytest.fixture
+def quantised(comfyui, monkeypatch):
+    monkeypatch.syspath_prepend(PACK / "benchmarks")
+    return importlib.import_module("memory_quantised")
+
+
+def stored_bytes(parts):
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
+
+
+def test_a_matrix_takes_what_the_libraries_take(quantised):
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
+    rows, columns = 96, 256
+    layer = torch.nn.Linear(columns, rows, dtype=torch.bfloat16)
+    weights = layer.weight.detach().float().numpy()
+    for kind in ("Q8_0", "Q4_0"):
+        real = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[kind])
+        assert stored_bytes(quantised.of_gguf(kind, rows, columns)) == real.nbytes
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install .[train]")
+    quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
+    names, _ = layer.weight.__tensor_flatten__()
+    real = sum(part.nbytes for name in names if (part := getattr(layer.weight, name)) is not None)
+    assert stored_bytes(quantised.of_int8_weight_only(rows, columns)) == real
