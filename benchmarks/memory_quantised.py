@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -94,14 +95,12 @@ def gguf(pipe: Any, kind: str) -> None:
 
 
 SET_UPS: dict[str, Callable[[Any], None]] = {
+    "layerwise fp8": memory_modes.cast_by_layers,
     "8 bit (bitsandbytes)": partial(stored_as, parts=of_8_bit, kind=WithInt8Inputs),
     "8 bit, weights only (torchao)": partial(stored_as, parts=of_int8_weight_only),
     "4 bit, NF4 (bitsandbytes)": partial(stored_as, parts=of_4_bit),
     "GGUF Q8_0": partial(gguf, kind="Q8_0"),
     "GGUF Q4_K": partial(gguf, kind="Q4_K"),
-    "layerwise fp8, group offload, a block at a time": partial(
-        memory_modes.cast_by_layers, then=partial(memory_modes.offloaded_in_groups, **memory_modes.BLOCKS)
-    ),
 }
 
 
@@ -109,6 +108,7 @@ def diffusers_report(model: str) -> str:
     rows = []
     for what, set_up in SET_UPS.items():
         rows.append([what, *(gib(memory_modes.diffusers_peak(model, size, set_up)) for size in memory.SIZES.values())])
+        print(rows[-1], file=sys.stderr)
     what = f"Diffusers, Wan {model}, a step with Pusa's keyframes; peak, GiB."
     return f"{what}\n\n{bench.table(['mode', *memory.SIZES], rows)}"
 
