@@ -1,4 +1,4 @@
-"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, two thirds or a third of a model's weights.
+"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, half or a third of a model's weights, or none.
 
 Prints a line of JSON: a report for each precision and card. Files go to FOLDER.
 """
@@ -168,6 +168,7 @@ def main(folder: Path) -> None:
         for (precision, open_model), (name, share) in product(models.items(), BUDGETS.items()):
             studio.runs.clear()
             studio.high = open_model()
+            management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
             card.budget = int(asked[-1][1] + BUFFER + share * studio.high.model_size())
             reports[f"{precision}, {name}"] = examine(studio, wanted[precision])
     print(json.dumps(reports))
