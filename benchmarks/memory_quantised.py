@@ -2,9 +2,9 @@
 
 On Diffusers a linear layer is what its library stores of a matrix, and what it makes of it to compute. By their sources,
 bitsandbytes' `Linear8bitLt` keeps a scale for each row and computes with inputs in int8 and sums in int32; its `Linear4bit`
-keeps a scale in fp32 for 64 numbers. torchao's `Int8WeightOnlyConfig` keeps a scale for each row, a GGUF file what its format
-says. All but the first make the matrix anew in bf16 for each use. What Diffusers keeps in fp32 stays so; of a GGUF file the
-matrices of the blocks are quantised. On ComfyUI the layers are ComfyUI-GGUF's own, in Q8_0.
+keeps a scale in fp32 for 64 numbers. torchao's `Int8WeightOnlyConfig` keeps a scale and a zero for each row, a GGUF file what
+its format says. All but the first make the matrix anew in bf16 for each use. What Diffusers keeps in fp32 stays so; of a GGUF
+file the matrices of the blocks are quantised. On ComfyUI the layers are ComfyUI-GGUF's own, in Q8_0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def of_4_bit(rows: int, columns: int) -> list[Part]:
 
 
 def of_int8_weight_only(rows: int, columns: int) -> list[Part]:
-    return [((rows, columns), torch.int8), ((rows, 1), torch.bfloat16)]
+    return [((rows, columns), torch.int8), ((rows, 1), torch.float32), ((rows, 1), torch.int8)]
 
 
 def of_gguf(kind: str, rows: int, columns: int) -> list[Part]:
