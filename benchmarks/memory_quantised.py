@@ -1,4 +1,4 @@
-"""What quantised models and their VAE take at real size: computed, without a card, as in `memory_modes.py`.
+"""What quantised models take at real size: computed, without a card, as in `memory_modes.py`.
 
 On Diffusers a linear layer is what its library stores of a matrix, and what it makes of it to compute. By their sources,
 bitsandbytes' `Linear8bitLt` keeps a scale for each row and computes with inputs in int8 and sums in int32; its `Linear4bit`
@@ -9,9 +9,7 @@ file the matrices of the blocks are quantised. On ComfyUI the layers are ComfyUI
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -108,40 +106,13 @@ def diffusers_report(model: str) -> str:
     rows = []
     for what, set_up in SET_UPS.items():
         rows.append([what, *(gib(memory_modes.diffusers_peak(model, size, set_up)) for size in memory.SIZES.values())])
-        print(rows[-1], file=sys.stderr)
     what = f"Diffusers, Wan {model}, a step with Pusa's keyframes; peak, GiB."
     return f"{what}\n\n{bench.table(['mode', *memory.SIZES], rows)}"
 
 
-def vae_report() -> str:
-    """Of a clip of 81 frames; slices are of a batch, so one clip is none."""
-    rows = []
-    for what, set_up in {"whole": lambda vae: None, "in tiles (`enable_tiling`)": lambda vae: vae.enable_tiling()}.items():
-        rows.append([what, *(gib(vae_peak(size, set_up)) for size in memory.SIZES.values())])
-    return f"Diffusers, Wan2.1's VAE in bf16, 81 frames decoded; peak, GiB.\n\n{bench.table(['VAE', *memory.SIZES], rows)}"
-
-
-def vae_peak(size: tuple[int, int], set_up: Callable[[Any], None]) -> int:
-    from diffusers import AutoencoderKLWan
-
-    from tests import real_wan
-    from tests.pretend.device import DEVICE, card
-
-    with torch.device("meta"):
-        vae = nn.Module.to(AutoencoderKLWan(), torch.bfloat16).requires_grad_(False)
-    real_wan.fill(vae)
-    nn.Module.to(vae, DEVICE)
-    set_up(vae)
-    with torch.inference_mode():
-        latents = torch.zeros(1, 16, memory.FRAMES, size[1] // 8, size[0] // 8, dtype=torch.bfloat16).to(DEVICE)
-        card.watch()
-        vae.decode(latents)
-    return card.peak
-
-
 # --- ComfyUI ---------------------------------------------------------------------------------------------------------
 
-CARDS = (24, 16, 12)  # GiB
+CARDS = (24, 12)  # GiB
 
 
 def comfyui_report(model: str) -> str:
@@ -171,14 +142,17 @@ def comfyui_cells(model: str, budget: int, size: tuple[int, int]) -> list[str]:
     return [gib(use.weights), gib(use.peak)]
 
 
+HOSTS = {"Diffusers": diffusers_report, "ComfyUI": comfyui_report}
+
+
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--models", nargs="+", choices=memory.MODELS, default=["14B"])
-    options: argparse.Namespace = parser.parse_args()
+    parser.add_argument("--model", choices=memory.MODELS, default="14B")
+    parser.add_argument("--hosts", nargs="+", choices=HOSTS, default=list(HOSTS))
+    options = parser.parse_args()
     bench.use_comfyui(options)
-    parts = [diffusers_report(model) for model in options.models]
-    parts += [vae_report(), *(comfyui_report(model) for model in options.models)]
-    bench.publish("memory_quantised", "\n\n".join(parts), options.write, bench.computed())
+    for host in options.hosts:
+        bench.publish(f"quantised on {host}", HOSTS[host](options.model), options.write, bench.computed())
 
 
 if __name__ == "__main__":
