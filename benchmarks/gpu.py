@@ -3,10 +3,14 @@
 Wan models of real width with random weights that are made on the card, on ComfyUI, its own euler at cfg 1: plain; with a Pusa
 schedule; with a frame's modulation expanded to all its tokens; and with a timestep for every token, as the authors' own code
 has it. Where not all blocks are taken, a step's time is theirs alone. In bf16, fp8, fp8 scaled and GGUF Q8_0; resident,
-offloaded as --novram, and where ComfyUI has less than the weights need; with a LoRA that is merged when the weights are
-resident and added in every forward when they are not (a baked one costs what none costs); with and without torch.compile.
-Each group of these is a process of its own; groups are taken in the order of their worth until the minutes are over, and what
-was left out is named. The peak is what a step takes over what the card held before.
+offloaded as --novram, where ComfyUI has less than the weights need, and by its dynamic VRAM; with a LoRA that is merged when
+the weights are resident and added in every forward when they are not (a baked one costs what none costs); with and without
+torch.compile. A step is what lies between two callbacks of the sampler, so that nothing of a run's beginning counts. The peak
+is what PyTorch takes in a run over what it held before; what dynamic VRAM holds of the weights is not PyTorch's.
+
+Each group of these is a process of its own. Groups are taken in the order of their worth, and one that would take longer than
+what is left of the minutes, as far as those before it tell, is left out; what was left out is named. --json is written after
+every group, and a run that finds it there goes on with what is missing.
 
 On a machine without a GPU: --cpu --small takes every way once through a small model, to see that the command works.
 """
@@ -20,113 +24,67 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import bench
+from gpu_groups import EXPANDED, GROUPS, PUSA, TOKENS, Group, Measured
 
 from environment.pack import import_pack
 
 GIB = 2**30
 GOALS = "Goals: time and peak at most 1.01 times those of plain, no synchronisation more than plain."
-PLAIN, PUSA = "plain", "Pusa schedule"
-EXPANDED, TOKENS = "modulation expanded to tokens", "a timestep for every token"
-ALL = (PLAIN, PUSA, EXPANDED, TOKENS)
 SETTINGS = ["model", "blocks", "size", "weights", "placement", "LoRA", "compiled"]
 COLUMNS = [*SETTINGS, "way", "s per step", "ratio", "peak", "ratio", "waits"]
 MARK = "measured: "  # before every line of JSON that a group's process prints
 
 
-@dataclass(frozen=True)
-class Group:
-    """What one process measures: ways to sample with one model.
-
-    Attributes:
-        blocks: of the model; None for all.
-        precision: bf16, fp8, fp8 scaled or GGUF.
-        placement: resident, novram, or lowvram, which leaves ComfyUI half of what the weights need.
-        lora: rank of a LoRA; 0 for none.
-    """
-
-    model: str
-    size: str
-    blocks: int | None = 10
-    precision: str = "bf16"
-    placement: str = "resident"
-    lora: int = 0
-    compiled: bool = False
-    ways: tuple[str, ...] = (PLAIN, PUSA)
-
-    @property
-    def cells(self) -> list[str]:
-        lora = f"rank {self.lora}" if self.lora else "-"
-        compiled = "compiled" if self.compiled else "-"
-        return [self.model, str(self.blocks or "all"), self.size, self.precision, self.placement, lora, compiled]
-
-    @property
-    def name(self) -> str:
-        return " ".join(cell for cell in self.cells if cell != "-")
-
-
-GROUPS = (
-    Group("14B", "480p", None, ways=ALL),
-    Group("1.3B", "480p", None, ways=ALL),
-    Group("14B", "720p", ways=ALL),
-    Group("14B", "480p", precision="fp8 scaled"),
-    Group("14B", "480p", precision="GGUF"),
-    Group("14B", "480p", placement="novram"),
-    Group("14B", "480p", compiled=True),
-    Group("14B", "480p", lora=128),
-    Group("14B", "480p", placement="novram", lora=128),
-    Group("14B", "480p", placement="lowvram"),
-    Group("14B", "480p", precision="fp8 scaled", placement="novram"),
-    Group("14B", "480p", precision="GGUF", placement="novram"),
-    Group("14B", "480p", precision="fp8"),
-    Group("1.3B", "720p", None),
-    Group("14B", "720p", None),
-    Group("14B", "480p", None, precision="fp8 scaled"),
-)
-
-
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--minutes", type=float, default=10, help="for everything")
-    parser.add_argument("--rounds", type=int, default=2, help="steps of each way that are timed, in turns")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each way, in turns")
     parser.add_argument("--first", type=int, default=len(GROUPS), help="so many groups")
     parser.add_argument("--small", action="store_true", help="narrow models of two blocks and a small clip")
-    parser.add_argument("--json", type=Path, help="write what was measured here, too")
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="what was measured, and what to go on with")
     parser.add_argument("--group", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.group is not None:
         measure(GROUPS[options.group], options)
         return
-    results, left_out = run_groups(options)
-    place = next((result["place"] for result in results), "Nothing was measured")
-    if options.json:
-        options.json.write_text(json.dumps({"place": place, "results": results, "left_out": left_out}, indent=1))
-    text = f"{GOALS}\n\n{result_table(results)}"
+    found = Measured.open(options.json, options.small)
+    left_out = run_groups(found, options)
+    found.write(left_out)
+    text = f"{GOALS}\n\n{result_table(found.results)}"
     if left_out:
         text += "\n\nLeft out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()) + "."
-    bench.publish("gpu", text, options.write, place)
+    bench.publish("gpu", text, options.write, found.place or "Nothing was measured")
 
 
 # --- in turns, within the minutes ------------------------------------------------------------------------------------
 
 
-def run_groups(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What was measured, and what was not by its name, with why."""
+def run_groups(found: Measured, options: argparse.Namespace) -> dict[str, str]:
+    """Measures what is missing; which groups were left out, and why."""
     end = time.monotonic() + 60 * options.minutes
-    results: list[dict[str, Any]] = []
     left_out = {}
     for number, group in enumerate(GROUPS[: options.first]):
-        seconds = end - time.monotonic()
-        found, why = run_group(number, options, seconds) if seconds > 0 else ([], "no time left")
-        results += found
-        if not found:
+        if group.name in found.seconds:
+            continue
+        left, needed = end - time.monotonic(), found.estimate(group)
+        if needed > left or left <= 0:
+            left_out[group.name] = f"takes about {needed:.0f} s, {max(left, 0):.0f} s left"
+            continue
+        begin = time.monotonic()
+        rows, why = run_group(number, options, left)
+        if rows:
+            whole = time.monotonic() - begin
+            found.add(group, rows, (whole - rows[0]["steps"], whole))
+        else:
             left_out[group.name] = why
-    return results, left_out
+    return left_out
 
 
 def run_group(number: int, options: argparse.Namespace, seconds: float) -> tuple[list[dict[str, Any]], str]:
@@ -137,7 +95,7 @@ def run_group(number: int, options: argparse.Namespace, seconds: float) -> tuple
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return [], "no time left"
+        return [], f"stopped after {seconds:.0f} s, when the minutes were over"
     lines = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
     last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
     return [json.loads(line) for line in lines], last[:200]
@@ -165,6 +123,10 @@ def figures(result: dict[str, Any], base: dict[str, Any]) -> list[str]:
 
 def measure(group: Group, options: argparse.Namespace) -> None:
     """Prints a line for every way."""
+    if group.placement.startswith("dynamic"):
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # before PyTorch, as ComfyUI does
     bench.use_comfyui(options)
     import torch
 
@@ -175,26 +137,50 @@ def measure(group: Group, options: argparse.Namespace) -> None:
         width, size = real_wan.SMALL, (32, 32)
     blocks = min(group.blocks or width.layers, width.layers)
     with torch.inference_mode():
-        limit_memory(group, width)
+        limit_memory(group, 2 * sum(map(math.prod, width.shapes(blocks).values())))
         model = open_model(group, width, blocks)
         plan = real_wan.clip_plan(import_pack(), size)
         runs = {way: runner(way, model, plan, group, options) for way in group.ways}
-        for way, figures in measured(runs, options.rounds).items():
-            line = {"way": way, "group": asdict(group), "place": bench.where(), **figures}
+        for run in runs.values():
+            run(1)  # loads, compiles and warms up
+        begin = time.monotonic()
+        found = measured(runs, options.rounds)
+        steps = time.monotonic() - begin
+        for way, figures in found.items():
+            line = {"way": way, "group": asdict(group), "place": bench.where(), **figures, "steps": steps}
             print(MARK + json.dumps(line), flush=True)
 
 
-def limit_memory(group: Group, width: Any) -> None:
-    """Tells ComfyUI how much of the card it has, as its options do."""
+def limit_memory(group: Group, needed: int) -> None:
+    """Tells ComfyUI how much of the card it has, as its options do.
+
+    Args:
+        needed: bytes of the weights in bf16.
+    """
     import comfy.model_management as management
 
+    half = max(management.get_total_memory(management.get_torch_device()) - needed // 2 - 6 * GIB, 0)
     if group.placement == "novram":
         management.vram_state = management.VRAMState.NO_VRAM
     elif group.placement == "lowvram":
         management.vram_state = management.VRAMState.LOW_VRAM
-        device = management.get_torch_device()
-        needed = 2 * sum(map(math.prod, width.shapes(group.blocks).values()))
-        management.EXTRA_RESERVED_VRAM = max(management.get_total_memory(device) - needed // 2 - 6 * GIB, 0)
+        management.EXTRA_RESERVED_VRAM = half
+    elif group.placement.startswith("dynamic"):
+        use_dynamic_vram(half if group.placement == "dynamic half" else 0)
+
+
+def use_dynamic_vram(headroom: int) -> None:
+    """What ComfyUI does at its start where it can: so many bytes of the card stay free."""
+    import comfy.memory_management
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy_aimdo.control
+
+    device = management.get_torch_device()
+    if device.type == "cpu" or not comfy_aimdo.control.init_devices([(device.index or 0, headroom)]):
+        sys.exit(f"no dynamic VRAM on {device.type}")
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
 
 
 def open_model(group: Group, width: Any, blocks: int):
@@ -225,8 +211,8 @@ def random_on(card: Any, home: Any) -> Callable:
     return make
 
 
-def runner(way: str, model: Any, plan: Any, group: Group, options: argparse.Namespace) -> Callable[[int], None]:
-    """run(steps), of one way to sample."""
+def runner(way: str, model: Any, plan: Any, group: Group, options: argparse.Namespace) -> Callable[..., None]:
+    """run(steps, callback), of one way to sample."""
     from functools import partial
 
     from tests import real_wan
@@ -262,66 +248,63 @@ def with_lora(model: Any, rank: int):
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 
+STEPS = 2  # of a run that is measured
 
-def measured(runs: dict[str, Callable[[int], None]], rounds: int) -> dict[str, dict[str, Any]]:
+
+def measured(runs: dict[str, Callable[..., None]], rounds: int) -> dict[str, dict[str, Any]]:
     """Of every way: a step's seconds in every round, in turns; its bytes of the card; how often the host waits in it."""
-    for run in runs.values():
-        run(1)  # loads, compiles and warms up
-    steps: dict[str, list[tuple[float, int | None]]] = {way: [] for way in runs}
+    found: dict[str, list[tuple[float, float | None, int | None]]] = {way: [] for way in runs}
     for number in range(rounds):
         for way in list(runs)[:: -1 if number % 2 else 1]:
-            steps[way].append(timed(runs[way], 1))
+            found[way].append(measured_run(runs[way]))
     figures = {}
-    for way, run in runs.items():
-        peak, waits = peak_and_waits(run)
-        before = steps[way][-1][1]
-        more = None if waits is None or before is None else waits - before
-        figures[way] = {"seconds": [seconds for seconds, _ in steps[way]], "peak": peak, "waits": more}
+    for way, rows in found.items():
+        seconds, peaks, waits = zip(*rows)
+        figures[way] = {"seconds": seconds, "peak": peaks[-1], "waits": waits[-1]}
     return figures
 
 
-def timed(run: Callable[[int], None], steps: int) -> tuple[float, int | None]:
-    """Seconds, and how often the host waited."""
+def measured_run(run: Callable[..., None]) -> tuple[float, float | None, int | None]:
+    """Seconds of a step, bytes of the card that the run takes at most, how often the host waits for it in a step."""
     import comfy.model_management as management
+    import torch
 
-    from pusa_core.devices import synchronize
+    from pusa_core.devices import peak_memory, synchronize
 
     device = management.get_torch_device()
-    synchronize(device)
-    begin = time.perf_counter()
-    waits = counted_waits(run, steps)
-    synchronize(device)
-    return time.perf_counter() - begin, waits
+    steps: list[tuple[float, int]] = []
+
+    with synchronisations() as waits:
+
+        def note(*_: Any) -> None:
+            waited = len(waits)
+            synchronize(device)
+            steps.append((time.perf_counter(), waited))
+
+        peak = peak_memory(device, lambda: run(STEPS, note))
+    (begin, before), *_, (end, after) = steps
+    counted = (after - before) // (STEPS - 1) if torch.cuda.is_available() else None
+    return (end - begin) / (STEPS - 1), None if device.type == "cpu" else peak, counted
 
 
-def peak_and_waits(run: Callable[[int], None]) -> tuple[float | None, int | None]:
-    """Of two steps: bytes of the card at most, None on a CPU, and how often the host waited."""
-    import comfy.model_management as management
-
-    from pusa_core.devices import peak_memory
-
-    device, waits = management.get_torch_device(), []
-    peak = peak_memory(device, lambda: waits.append(counted_waits(run, 2)))
-    return None if device.type == "cpu" else peak, waits[0]
-
-
-def counted_waits(run: Callable[[int], None], steps: int) -> int | None:
-    """Runs so many steps; how often the host waited for the card, None where CUDA does not tell."""
+@contextmanager
+def synchronisations() -> Iterator[Sequence[object]]:
+    """What CUDA says of times when the host waited for it, as they come."""
     import warnings
 
     import torch
 
     if not torch.cuda.is_available():
-        run(steps)
-        return None
+        yield ()
+        return
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            run(steps)
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", message=".*synchronizing")
+            yield caught
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,7 @@ import bench
 if TYPE_CHECKING:
     from torch import Tensor
 
-WIDTHS = {
-    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960},
-    "14B": {"num_attention_heads": 40, "ffn_dim": 13824},
-}
+MODELS = "1.3B", "14B"
 SIZES = {"480p": (832, 480), "720p": (1280, 720)}
 FRAMES = 21  # latent; 81 frames
 TEXT = (1, 512, 4096)
@@ -31,7 +28,7 @@ GOAL, COMFYUI_GOAL = 1.01, 1.005
 
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--models", nargs="+", choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--layers", type=int, default=2)
     options = parser.parse_args()
     bench.use_comfyui(options)
@@ -124,15 +121,11 @@ def training(model: str, size: tuple[int, int], layers: int) -> tuple[float, flo
 def transformer(model: str, layers: int) -> Any:
     """A Wan of real width on `meta`, in the dtypes that Diffusers opens it in."""
     import torch
-    from diffusers import WanTransformer3DModel
 
-    from pusa_core.hosts.diffusers.files import FP32_MODULES
+    from trainer.memory import CONFIGS, open_empty
 
     with torch.device("meta"):
-        wan = WanTransformer3DModel(**WIDTHS[model], num_layers=layers).requires_grad_(False)
-    for name, weight in wan.named_parameters():
-        weight.data = weight.data.to(torch.float32 if FP32_MODULES.search(name) else torch.bfloat16)
-    return wan
+        return open_empty({**CONFIGS[model], "num_layers": layers}, torch.bfloat16).requires_grad_(False)
 
 
 def entered_from_the_cpu(wan: Any) -> Any:

@@ -29,7 +29,7 @@ PUBLISHED = {"1.3B": ("480p", 8.19), "14B": ("720p", 69.1)}
 
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
-    parser.add_argument("--models", nargs="+", choices=memory.WIDTHS, default=["14B", "1.3B"])
+    parser.add_argument("--models", nargs="+", choices=memory.MODELS, default=["14B", "1.3B"])
     parser.add_argument("--cards", nargs="+", type=int, default=list(CARDS), help="GiB")
     options = parser.parse_args()
     bench.use_comfyui(options)
@@ -155,11 +155,12 @@ def offloaded_in_groups(pipe: Any, **groups: Any) -> None:
     pipe.transformer.enable_group_offload(onload_device=DEVICE, offload_device=CPU, **groups)
 
 
-def cast_by_layers(pipe: Any, then: Callable[[Any], None] = resident) -> None:
+def cast_by_layers(pipe: Any) -> None:
+    """On the card, where a cast takes no memory of this machine."""
     import torch
 
+    resident(pipe)
     pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
-    then(pipe)
 
 
 BLOCKS = {"offload_type": "block_level", "num_blocks_per_group": 1}

@@ -17,7 +17,7 @@ from ..pusa_core.messages import say
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import send_progress, spoken_time
 from .sampling import MAX_SEED, model_inputs, optional_inputs
-from .types import CATEGORY, check_wires, search_aliases
+from .types import CATEGORY, check_wires, experts, search_aliases
 
 FINE_SHIFT = 5.0
 
@@ -100,7 +100,7 @@ class PusaCompareSamplers(io.ComfyNode):
         fine = Way(fine_sampler, PUSA_SCHEDULER, FINE_SHIFT)
         ways, budgets = parse_ways(samplers, schedulers, shifts), parse_budgets(evaluations)
         settings = Settings(ways, budgets, at_most, fine, fine_evaluations)
-        models = [m for m in (model, low_noise_model) if m is not None]
+        models = experts(model, low_noise_model)
         progress = _Progress(cls)
         comparer = Comparer(models, (positive, negative), latent, settings, cfg, boundary, schedule, progress.evaluated)
         progress.begin(comparer.trials.evaluations * noises + at_most, comparer.trials.fine.evaluations)

@@ -29,7 +29,7 @@ from .rolling import (
     write_roll,
 )
 from .schedule import keyframes_report
-from .types import CATEGORY, Keyframes, check_one_source, check_wires, latent_input, search_aliases
+from .types import CATEGORY, Keyframes, check_one_source, check_wires, experts, latent_input, search_aliases
 
 IN_PLACE, BESIDE = "in place", "beside"
 
@@ -135,7 +135,7 @@ class PusaLongVideo(io.ComfyNode):
         given = {i: (process_in(clean.float().cpu()), m) for i, (clean, m) in video.given.items()}
         staircase = Staircase.rolling(moving_frames, steps, shift)
         guidance = Guidance(prompts_by_frame(positive, blend), negative, cfg, boundary)
-        models = [m for m in (model, low_noise_model) if m is not None]
+        models = experts(model, low_noise_model)
         plain = [*video.shape, video.frames, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
         plain += [anchor_distance, on_the_way]
         folder, start = RollFolder(folder_of(plain, positive, negative, given, models)), leading(given)

@@ -27,7 +27,7 @@ from .rolling import (
     rolling_inputs,
     write_roll,
 )
-from .types import CATEGORY, check_wires, search_aliases
+from .types import CATEGORY, check_wires, experts, search_aliases
 
 VISIBLE = 1.5  # times the change at other borders
 
@@ -99,7 +99,7 @@ class PusaLoop(io.ComfyNode):
         given = {} if before is None else {0: (before, 0.0)}
         prompts = prompts_by_frame(positive, blend)
         guidance = Guidance(lambda frame: prompts((frame - lead_in) % length), negative, cfg, boundary)
-        models = [m for m in (model, low_noise_model) if m is not None]
+        models = experts(model, low_noise_model)
         shape = (1, vae.latent_channels, height // stride, width // stride)
         plain = ["loop", *shape, latents, lead, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
         folder = RollFolder(folder_of(plain, positive, negative, given, models))

@@ -118,3 +118,8 @@ def _described(value: Any) -> str:
     if isinstance(value, (str, int, float, bool)):
         return f"{str(value)[:40]!r}"
     return say("a {kind}", kind=type(value).__name__)
+
+
+def experts(model, low_noise_model) -> list:
+    """One model, or Wan2.2's two."""
+    return [m for m in (model, low_noise_model) if m is not None]

@@ -102,7 +102,7 @@ def bake(
     """Writes a checkpoint with LoRAs merged into it, under original names, as ComfyUI's loader reads them.
 
     Args:
-        base: a Wan text-to-video checkpoint in bf16, fp16, fp32, fp8 or fp8 with scales.
+        base: a Wan text-to-video checkpoint in bf16, fp16, fp32, fp8 or fp8 with scales, as `WanCheckpoint` takes it.
         form: "bf16", or "fp8_scaled": the blocks' attention and feed-forward weights in fp8 (e4m3), each with a scale.
         device: where products are computed.
 
@@ -121,7 +121,7 @@ def bake(
     added = [MergedLora(update.lora.name, update.alpha, identify(update.lora)) for update in merger.updates]
     existing = merged_loras(checkpoint.metadata)
     names = [part for name in checkpoint.shapes for part in _parts(name, form)]
-    metadata = baked_metadata(checkpoint.metadata, base.name, form, [*existing, *added])
+    metadata = baked_metadata(checkpoint.metadata, checkpoint.name, form, [*existing, *added])
     changed = 0
     with SafetensorsWriter(output, names, len(json.dumps(metadata)) + METADATA_MARGIN) as writer:
         writer.metadata = metadata
@@ -131,8 +131,10 @@ def bake(
             for part, tensor in _stored(name, weight, form):
                 writer.add(part, tensor)
             progress(done, len(checkpoint.shapes))
-    size, warnings = output.stat().st_size, _warnings(existing, added, base.name)
-    return BakeReport(output.name, base.name, form, size, (*existing, *added), changed, len(checkpoint.shapes), warnings)
+    size, warnings = output.stat().st_size, _warnings(existing, added, checkpoint.name)
+    return BakeReport(
+        output.name, checkpoint.name, form, size, (*existing, *added), changed, len(checkpoint.shapes), warnings
+    )
 
 
 def _warnings(existing: Sequence[MergedLora], added: Sequence[MergedLora], base: str) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from .checkpoint_files import checkpoint_files
 from .messages import fault, shorten
+from .safetensors_reader import Stored, read_header
 from .wan import original_key, wan_config
 
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -22,58 +23,65 @@ MARKER = "patch_embedding.weight"  # before whose name a checkpoint's prefix sta
 
 
 class WanCheckpoint:
-    """A safetensors file of a Wan text-to-video model, in ComfyUI's, the original, or Diffusers' names.
+    """A Wan text-to-video model in safetensors files, in ComfyUI's, the original, or Diffusers' names.
 
-    Tensors are read from a mapping of the file that is let go at once, so that no more than one is in memory.
+    Tensors are read one at a time, so that no more than one is in memory.
+
+    Args:
+        path: as `checkpoint_files` takes it.
 
     Attributes:
-        path: of the file.
+        name: what messages call it.
         shapes: of all parameters, under their original names.
         metadata: without what ComfyUI wrote about scales.
 
     Raises:
-        ValueError: it is no such file, or stored in a way that cannot be merged into.
+        ValueError: it is no such model, incomplete, or stored in a way that cannot be merged into.
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        _check_kind(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = list(file.keys())
-                slices = {key: file.get_slice(key) for key in keys}
-                shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
-                dtypes = {key: part.get_dtype() for key, part in slices.items()}
-                metadata = dict(file.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
-        named = _original_names(keys)
+        self.name, files = checkpoint_files(path)
+        self._stored: dict[str, Stored] = {}
+        metadata: dict[str, str] = {}
+        for file in files:
+            stored, more = _read_header(file)
+            self._stored |= stored
+            metadata |= more
+        named = _original_names(list(self._stored))
         self._scales = {f"{_stem(name)}.weight": key for name, key in named.items() if name.endswith(SCALES)}
         self._keys = {name: key for name, key in named.items() if not _is_beside(name)}
-        self.shapes = {name: shapes[key] for name, key in self._keys.items()}
+        self.shapes = {name: self._stored[key].shape for name, key in self._keys.items()}
         self.metadata = {key: value for key, value in metadata.items() if key != OWN_METADATA}
         wan_config(self.shapes, self.metadata)
-        self._check_storage(shapes, dtypes)
+        self._check_storage()
 
-    def _check_storage(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> None:
-        odd = [name for name, key in self._keys.items() if dtypes[key] not in FLOATS]
-        odd += [name for name, key in self._scales.items() if _numel(shapes[key]) not in (1, self.shapes.get(name, (0,))[0])]
+    def _check_storage(self) -> None:
+        odd = [name for name, key in self._keys.items() if self._stored[key].dtype not in FLOATS]
+        for name, key in self._scales.items():
+            if _numel(self._stored[key].shape) not in (1, self.shapes.get(name, (0,))[0]):
+                odd.append(name)
         if odd:
             raise fault(
                 "{name} is quantised in a way that LoRAs cannot be merged into ({tensor}): choose its bf16, fp16, fp32 or "
                 "fp8 form.",
-                name=self.path.name,
+                name=self.name,
                 tensor=shorten(odd[0], 100),
             )
 
     def tensor(self, name: str) -> Tensor:
         """A parameter's values in fp32, its scale applied."""
-        with safe_open(self.path, framework="pt") as file:
-            value = file.get_tensor(self._keys[name]).to(torch.float32, copy=True)
-            if name in self._scales:
-                scale = file.get_tensor(self._scales[name]).float()
-                value *= scale.reshape(-1, *[1] * (value.ndim - 1))
-            return value
+        value = self._stored[self._keys[name]].read().float()
+        if name in self._scales:
+            value *= self._stored[self._scales[name]].read().float().reshape(-1, *[1] * (value.ndim - 1))
+        return value
+
+
+def _read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    _check_kind(path)
+    try:
+        return read_header(path)
+    except (OSError, SafetensorError) as error:
+        raise fault("{name} is damaged or cut off ({error}): download it again.", name=path.name, error=error) from error
 
 
 def _check_kind(path: Path) -> None:

@@ -58,6 +58,12 @@ def identify(lora: PusaLora) -> str:
     return pair_id(module.down, module.up)
 
 
+def pair_ids(lora: PusaLora) -> set[str]:
+    """By what a LoRA is known on a model: its own numbers, or those of what it was made from."""
+    module = lora.modules.get(ANCHOR)
+    return {identify(lora), *([pair_id(module.down, module.up)] if module else [])}
+
+
 def merged_loras(metadata: Mapping[str, str]) -> tuple[MergedLora, ...]:
     """The LoRAs that a checkpoint of ours was baked with, by its metadata; none for other files."""
     listed = _made(metadata).get("loras")

@@ -72,7 +72,7 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     dim, channels = patch[0], head[0] // 4
     check_text_to_video(patch[1], channels)
     stated = json.loads(metadata.get("config", "{}")).get("transformer", {})
-    heads = stated.get("num_heads", dim // 128)
+    heads = stated.get("num_heads", max(dim // 128, 1))
     return {
         "num_attention_heads": heads,
         "attention_head_dim": dim // heads,

@@ -51,7 +51,7 @@ class Bake:
     """Merges LoRAs into a Wan text-to-video checkpoint, tensor by tensor.
 
     Attributes:
-        model: .safetensors file in bf16, fp16, fp32, fp8 or fp8 with scales
+        model: .safetensors file in bf16, fp16, fp32, fp8 or fp8 with scales; of several, any, or their folder or index
         output: the new .safetensors file
         loras: each with its strength, as: --loras pusa.safetensors 1.4 lightning.safetensors 1
         form: what the new file holds; fp8_scaled as ComfyUI reads it

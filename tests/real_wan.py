@@ -126,7 +126,8 @@ def _gguf(nodes: ModuleType, key: str, shape: tuple[int, ...], make: Make) -> Te
     if not (key.startswith("blocks") and len(shape) == 2):
         return nodes.GGMLTensor(make(shape, torch.float32), tensor_type=kind.F32, tensor_shape=torch.Size(shape))
     blocks = make((shape[0], shape[1] // 32, 34), torch.uint8)  # of 32 weights, with a scale in two bytes before them
-    blocks[..., 0], blocks[..., 1] = 0, 8  # 2**-13 in fp16
+    if make is not hollow:
+        blocks[..., 0], blocks[..., 1] = 0, 8  # 2**-13 in fp16
     return nodes.GGMLTensor(blocks.flatten(1), tensor_type=kind.Q8_0, tensor_shape=torch.Size(shape))
 
 
@@ -193,13 +194,14 @@ def _tokens(x: Tensor) -> int:
     return (x.shape[3] // 2) * (x.shape[4] // 2)
 
 
-def sample(model, clip: Tensor, steps: int = 1) -> None:
-    """So many steps of ComfyUI's own euler at cfg 1 from a clip's latents, (1, C, F, H, W)."""
+def sample(model, clip: Tensor, steps: int = 1, callback: Callable | None = None) -> None:
+    """So many steps of ComfyUI's own euler at cfg 1 from a clip's latents, (1, C, F, H, W); after each, `callback`."""
     import comfy.sample
     import comfy.samplers
 
     text = [[torch.zeros(1, 512, tiny.TEXT_DIM), {}]]
     euler = comfy.samplers.sampler_object("euler")
+    sigmas = torch.linspace(1, 0.9, steps + 1)
     comfy.sample.sample_custom(
-        model, torch.ones_like(clip), 1.0, euler, torch.linspace(1, 0.9, steps + 1), text, text, clip, disable_pbar=True
+        model, torch.ones_like(clip), 1.0, euler, sigmas, text, text, clip, callback=callback, disable_pbar=True
     )

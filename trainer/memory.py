@@ -119,7 +119,7 @@ def model_config(model: str) -> dict[str, Any]:
     if model in CONFIGS:
         return CONFIGS[model]
     try:
-        with safe_open(model, framework="pt") as file:
+        with safe_open(model, framework="numpy") as file:
             shapes = {PREFIX.sub("", key): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             return wan_config(shapes, file.metadata() or {})
     except (OSError, SafetensorError) as error:

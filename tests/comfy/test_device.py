@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from environment.comfyui import PACK
 from tests.pretend import BUDGETS, STEPS
 from tests.pretend.scenarios import FAULTS, SCENARIOS, Studio, write_models
 
-ROOMY, TIGHT = ("default", "--gpu-only"), ("--lowvram", "--novram")
+ROOMY, TIGHT, DYNAMIC = ("default", "--gpu-only"), ("--lowvram", "--novram"), "dynamic"
+MODES = [*ROOMY, *TIGHT, DYNAMIC]
 SAMPLED = [name for name in SCENARIOS if name != "Pusa Schedule"]
 COMPARED = [name for name, scenario in SCENARIOS.items() if scenario.plain is not None]
 EXACT = 1e-5  # relative; cards with little memory evaluate conds one by one
@@ -33,6 +35,8 @@ def run_on_card(models):
 
     @cache
     def run(mode):
+        if mode == DYNAMIC and not hasattr(import_module("comfy.model_patcher"), "ModelPatcherDynamic"):
+            pytest.skip("this ComfyUI has no dynamic VRAM")
         command = [sys.executable, "-m", "tests.pretend", mode, str(models)]
         done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -65,7 +69,7 @@ def added_waits(report):
     return sum(report.growth.values()) - sum(report.plain_growth.values())
 
 
-@pytest.mark.parametrize("mode", [*ROOMY, *TIGHT])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_card_gives_what_the_cpu_gives(run_on_card, on_cpu, mode, scenario):
     reports, results = run_on_card(mode)
@@ -75,13 +79,13 @@ def test_a_card_gives_what_the_cpu_gives(run_on_card, on_cpu, mode, scenario):
         assert reports[scenario].device == reports["plain"].device, "where ComfyUI's own result is"
 
 
-@pytest.mark.parametrize("mode", [*ROOMY, *TIGHT])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_but_weights_is_left_on_the_card(run_on_card, mode, scenario):
     assert run_on_card(mode)[0][scenario].left == {}
 
 
-@pytest.mark.parametrize("mode", [*ROOMY, *TIGHT])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", COMPARED)
 def test_no_evaluation_makes_the_host_wait_more_than_comfyuis_own(run_on_card, mode, scenario):
     report = run_on_card(mode)[0][scenario]
@@ -89,14 +93,15 @@ def test_no_evaluation_makes_the_host_wait_more_than_comfyuis_own(run_on_card, m
     assert added_waits(report) <= SCENARIOS[scenario].added_waits, (report.growth, report.plain_growth)
 
 
-@pytest.mark.parametrize("mode", [*ROOMY, *TIGHT])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scenario", SAMPLED)
 def test_weights_are_on_the_card_as_far_as_the_mode_wants_them_there(run_on_card, mode, scenario):
     report = run_on_card(mode)[0][scenario]
     assert report.peak <= report.budget
     last = report.models[-1]
     share = last["on_card"] / last["size"]
-    assert {"--novram": share == 0, "--lowvram": 0.05 < share < 0.95}.get(mode, share > 0.99), share
+    some = 0.05 < share < 0.95
+    assert {"--novram": share == 0, "--lowvram": some, DYNAMIC: some}.get(mode, share > 0.99), share
     assert (last["patched_in_forward"] > 0) == (scenario == "LoRA" and mode in TIGHT)
 
 
@@ -141,7 +146,7 @@ class TestBudgets:
         assert report.distances["LoRA"] < (ROUNDING[precision] if report.offloaded else EXACT)
 
     def test_the_lora_is_computed_in_every_forward_for_offloaded_weights_alone(self, report, precision, budget):
-        low, high = {"24 GB": (0.99, 1.0), "16 GB": (0.5, 0.9), "8 GB": (0.02, 0.5)}[budget]
+        low, high = {"24 GB": (0.99, 1.0), "16 GB": (0.5, 0.9), "8 GB": (0.02, 0.5), "--novram": (-1.0, 0.01)}[budget]
         assert low < report.share < high, "the card holds as much as this test is about"
         offloaded = 0 if precision == "GGUF" else report.offloaded  # whose own layers add it wherever a weight is
         assert report.patched_in_forward == {"loaded": 0, "offloaded": offloaded}

@@ -48,6 +48,17 @@ def test_bake_writes_a_checkpoint(pack, folders, caplog, form, dtype):
     assert [record.message for record in caplog.records] == report.splitlines()[2:]
 
 
+def test_bake_takes_any_file_of_a_model_in_several(pack, folders):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install .[diffusers]")
+    models = folders / "diffusion_models"
+    whole = load_file(models / "wan.safetensors")
+    hub.save_torch_state_dict(whole, models, max_shard_size=2**20)
+    shard = sorted(path.name for path in models.glob("model-*"))[1]
+    assert shard in folder_paths.get_filename_list("diffusion_models")
+    pack.nodes.files.PusaBakeLoras.execute(shard, "pusa.safetensors", 1.4, name="baked")
+    assert load_file(models / "baked.safetensors").keys() > whole.keys()
+
+
 def test_the_new_files_are_offered_by_loaders(pack, folders):
     pack.nodes.files.PusaCompressLora.execute("pusa.safetensors", 2, 1.0, "small")
     pack.nodes.files.PusaBakeLoras.execute("wan.safetensors", "small.safetensors", 1.0, name="baked")

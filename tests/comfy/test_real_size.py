@@ -1,10 +1,15 @@
 """What models of real size take of a card, counted without one, and the commands that measure it."""
 
+import importlib
 import json
+import math
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from environment.comfyui import PACK
 
@@ -60,10 +65,88 @@ def test_weights_are_as_large_as_their_precision(uses):
         assert weights == 0 if size == 0 else size * matrices < weights < size * matrices + 5e8, case
 
 
+@pytest.fixture
+def gpu(comfyui, monkeypatch):
+    monkeypatch.syspath_prepend(PACK / "benchmarks")
+    return importlib.import_module("gpu")
+
+
 def test_the_gpu_benchmark_runs_where_there_is_no_gpu(comfyui, tmp_path):
-    report = tmp_path / "gpu.json"
-    text = run("benchmarks/gpu.py", "--cpu", "--small", "--rounds", "1", "--first", "1", "--json", str(report))
+    report, options = tmp_path / "gpu.json", ["--cpu", "--small", "--rounds", "1", "--first", "1"]
+    text = run("benchmarks/gpu.py", *options, "--json", str(report))
     found = json.loads(report.read_text())
     ways = [result["way"] for result in found["results"]]
     assert ways == ["plain", "Pusa schedule", "modulation expanded to tokens", "a timestep for every token"]
     assert found["left_out"] == {} and all(f"| {way} |" in text for way in ways)
+
+
+GROUP_SECONDS, PROCESS = 100, 40  # of a group's process, and until its steps begin
+
+
+@pytest.fixture
+def clock(gpu, monkeypatch):
+    """Groups that take seconds by their work, and no time; those that were measured."""
+    now, taken = [0.0], []
+    whole = gpu.GROUPS[0].work
+
+    def run_group(number, options, left):
+        group = gpu.GROUPS[number]
+        steps = (GROUP_SECONDS - PROCESS) * group.work / whole
+        if PROCESS + steps > left:
+            return [], "stopped"
+        now[0] += PROCESS + steps
+        taken.append(group.name)
+        return [{"way": way, "group": {}, "place": "a card", "steps": steps} for way in group.ways], ""
+
+    monkeypatch.setattr(gpu, "run_group", run_group)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    return taken
+
+
+def measure(gpu, file, minutes, small=False):
+    found = gpu.Measured.open(file, small)
+    return gpu.run_groups(found, SimpleNamespace(minutes=minutes, first=len(gpu.GROUPS)))
+
+
+def test_a_group_that_would_not_end_in_time_is_left_out_and_a_smaller_one_is_not(gpu, clock, tmp_path):
+    left_out = measure(gpu, tmp_path / "gpu.json", 4)
+    assert clock[0] == gpu.GROUPS[0].name and clock[-1] != gpu.GROUPS[len(clock) - 1].name, "some were skipped on the way"
+    assert {*clock, *left_out} == {group.name for group in gpu.GROUPS}
+    assert all(re.fullmatch(r"takes about \d+ s, \d+ s left", why) for why in left_out.values())
+
+
+def test_the_next_run_goes_on_with_what_is_missing(gpu, clock, tmp_path):
+    file = tmp_path / "gpu.json"
+    measure(gpu, file, 4)
+    first = [*clock]
+    assert {row["place"] for row in json.loads(file.read_text())["results"]} == {"a card"}, "written on the way"
+    assert measure(gpu, file, 60) == {}
+    assert sorted(clock) == sorted(group.name for group in gpu.GROUPS), "each once"
+    assert clock[: len(first)] == first
+    with pytest.raises(SystemExit, match="was measured without --small: give another --json"):
+        measure(gpu, file, 60, small=True)
+
+
+@pytest.fixture
+def quantised(comfyui, monkeypatch):
+    monkeypatch.syspath_prepend(PACK / "benchmarks")
+    return importlib.import_module("memory_quantised")
+
+
+def stored_bytes(parts):
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
+
+
+def test_a_matrix_takes_what_the_libraries_take(quantised):
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
+    rows, columns = 96, 256
+    layer = torch.nn.Linear(columns, rows, dtype=torch.bfloat16)
+    weights = layer.weight.detach().float().numpy()
+    for kind in ("Q8_0", "Q4_0"):
+        real = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[kind])
+        assert stored_bytes(quantised.of_gguf(kind, rows, columns)) == real.nbytes
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install .[train]")
+    quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
+    names, _ = layer.weight.__tensor_flatten__()
+    real = sum(part.nbytes for name in names if (part := getattr(layer.weight, name)) is not None)
+    assert stored_bytes(quantised.of_int8_weight_only(rows, columns)) == real

@@ -119,6 +119,64 @@ def test_every_form_of_a_base_is_read(folder, both, tmp_path, form):
     assert error(stored(tmp_path / "new.safetensors")[0], expected(folder / "base.safetensors", both)) < goal
 
 
+@pytest.fixture
+def sharded(folder, tmp_path):
+    """The base in the files and the folder that Hugging Face's libraries make of a large model."""
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install .[diffusers]")
+    made = tmp_path / "Wan2.2" / "high_noise_model"
+    made.mkdir(parents=True)
+    hub.save_torch_state_dict(load_file(folder / "base.safetensors"), made, max_shard_size=20_000)
+    assert len(list(made.glob("*.safetensors"))) > 3
+    return made
+
+
+@pytest.mark.parametrize("given", ["", "model.safetensors.index.json", "model-00002-of-*.safetensors"])
+def test_a_base_of_several_files_is_read_by_any_of_them(folder, both, sharded, tmp_path, given):
+    (base,) = sharded.glob(given) if given else [sharded]
+    report = bake(base, both, tmp_path / "new.safetensors")
+    assert error(stored(tmp_path / "new.safetensors")[0], expected(folder / "base.safetensors", both)) < 2**-8
+    assert report.base == "Wan2.2/high_noise_model"
+
+
+def without_index(folder):
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def with_index(**index):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def as_pipeline_of_two(folder):
+    (folder / "model_index.json").write_text("{}")
+    for name in ("transformer", "transformer_2"):
+        (folder / name).mkdir()
+
+
+WRONG_FOLDERS = {
+    "has no model, or several": without_index,
+    "one of the 10 files of this model, is not beside": lambda folder: next(folder.glob("*00003-of*")).unlink(),
+    "does not list a model's files": with_index(weight_map={ANCHOR: "../base.safetensors"}),
+    "index.json does not list": with_index(weight_map=[]),
+    "index of the model's files is not valid JSON": lambda folder: (folder / "model.safetensors.index.json").write_text("{"),
+    "has two models: give its transformer or transformer_2": as_pipeline_of_two,
+}
+
+
+@pytest.mark.parametrize("words", WRONG_FOLDERS)
+def test_folders_that_hold_no_whole_model_are_refused(both, sharded, tmp_path, words):
+    WRONG_FOLDERS[words](sharded)
+    with pytest.raises(ValueError, match=words) as caught:
+        bake(sharded, both, tmp_path / "new.safetensors")
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_shard_alone_is_refused(both, sharded, tmp_path):
+    without_index(sharded)
+    (shard,) = sharded.glob("*00002-of*")
+    with pytest.raises(ValueError, match="model.safetensors.index.json is not beside the model's files: download it, too"):
+        bake(shard, both, tmp_path / "new.safetensors")
+
+
 def test_loras_of_other_modules_and_whole_differences_are_merged(folder, tmp_path):
     """As some Lightning LoRAs have them."""
     shapes = {"text_embedding.0": (32, 64), "head.head": (64, 32), "blocks.1.ffn.0": (48, 32)}

@@ -1,4 +1,4 @@
-"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, two thirds or a third of a model's weights.
+"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, half or a third of a model's weights, or none.
 
 Prints a line of JSON: a report for each precision and card. Files go to FOLDER.
 """
@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, partialmethod
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pusa_core.bake import LoraFile, bake
 from tests import real_wan, tiny
 
 from . import BUDGETS
-from .device import CPU, Pretend, card
+from .device import CPU, card
 
 # Before ComfyUI, which looks for a card where it is imported.
 from .comfyui import LARGE, Mode, import_pack, management, run_on_card  # isort: skip
@@ -30,6 +30,7 @@ import comfy.float
 import comfy.sd
 from comfy.ldm.wan.model import WanModel
 
+from .gguf import use_gguf
 from .real_size import parts
 from .scenarios import Studio, ksampler, lora, plain_lora
 
@@ -72,24 +73,10 @@ def _open(path: Path, **options: Any) -> Any:
 def _gguf_models() -> Models:
     """None where ComfyUI-GGUF is not installed."""
     try:
-        kind = real_wan.gguf_nodes().GGMLTensor
+        use_gguf()
     except ModuleNotFoundError:
         return {}
-    kind.__torch_function__ = torch._C._disabled_torch_function_impl  # which makes what comes from the card one of its own
-    kind.to = Pretend.to = partialmethod(_moved_with_notes, kind)
-    Pretend.detach = lambda self: self  # as ComfyUI-GGUF's own tensors
     return {"GGUF": _open_gguf}
-
-
-def _moved_with_notes(weight: Tensor, kind: type[Tensor], *args, **kwargs) -> Tensor:
-    """The weight elsewhere, with what ComfyUI-GGUF notes on it, which the pretend card's tensors do not carry over."""
-    moved = Tensor.to(weight, *args, **kwargs)
-    if moved is weight or not hasattr(weight, "tensor_type"):
-        return moved
-    moved = moved if isinstance(moved, Pretend) else moved.as_subclass(kind)
-    for name in ("tensor_type", "tensor_shape", "patches"):
-        setattr(moved, name, getattr(weight, name))
-    return moved
 
 
 def _open_gguf() -> Any:
@@ -181,6 +168,7 @@ def main(folder: Path) -> None:
         for (precision, open_model), (name, share) in product(models.items(), BUDGETS.items()):
             studio.runs.clear()
             studio.high = open_model()
+            management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
             card.budget = int(asked[-1][1] + BUFFER + share * studio.high.model_size())
             reports[f"{precision}, {name}"] = examine(studio, wanted[precision])
     print(json.dumps(reports))

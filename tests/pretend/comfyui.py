@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from comfy.cli_args import args  # noqa: E402
 
 from environment.pack import import_pack  # noqa: E402
 
+from . import dynamic  # noqa: E402
 from .device import CPU, DEVICE, card  # noqa: E402
 from .report import examine, waits_by_step  # noqa: E402
 from .scenarios import FAULTS, SCENARIOS, Scenario, Studio  # noqa: E402
@@ -39,11 +41,13 @@ class Mode:
         flag: the option's name in ComfyUI's arguments.
         state: the name of ComfyUI's VRAMState.
         budget: bytes of the card.
+        dynamic: those that dynamic VRAM gives weights; None without it.
     """
 
     flag: str | None
     state: str
     budget: int
+    dynamic: int | None = None
 
 
 MODES = {
@@ -51,6 +55,7 @@ MODES = {
     "--gpu-only": Mode("gpu_only", "HIGH_VRAM", LARGE),
     "--lowvram": Mode("lowvram", "LOW_VRAM", SMALL),
     "--novram": Mode("novram", "NO_VRAM", SMALL),
+    "dynamic": Mode(None, "NORMAL_VRAM", 8 * 2**20, dynamic=2 * 2**20),
 }
 
 
@@ -70,6 +75,8 @@ def run_on_card(mode: Mode) -> None:
     management.get_free_memory = _of_card(management.get_free_memory, lambda: card.free)
     management.is_nvidia = lambda: False
     management.should_use_fp16 = management.should_use_bf16 = lambda *_, **__: False
+    if mode.dynamic is not None:
+        dynamic.use_dynamic_vram(mode.dynamic)
 
 
 def _of_card(of_host, of_card):
@@ -93,7 +100,9 @@ def run_all(mode: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[st
         studio, plain = Studio(import_pack(), folder), _Plain()
         gc.freeze()  # what is there now need not be looked through for garbage before and after every scenario
         for name, scenario in scenarios.items():
-            report, result = examine(lambda steps, scenario=scenario: scenario.run(studio, steps), studio.weights)
+            report, result = examine(
+                lambda steps, scenario=scenario: scenario.run(studio, steps), lambda: chain(studio.weights(), dynamic.pages())
+            )
             reports[name] = {**report.as_json(), "models": _models(studio), "plain_growth": plain.growth(studio, scenario)}
             if result is not None:
                 results[name] = result
@@ -118,7 +127,7 @@ def _models(studio: Studio) -> list[dict[str, int]]:
     return [
         {
             "size": model.model_size(),
-            "on_card": card.bytes_of(model.model.parameters()),
+            "on_card": card.bytes_of([*model.model.parameters(), *dynamic.pages()]),
             "patched_in_forward": model.lowvram_patch_counter(),
         }
         for model in studio.runs

@@ -92,7 +92,7 @@ def lacks_frame_rate(model: ModelPatcher) -> bool:
     path = safetensors_file(model)
     if path is None or RATE_PATCH in model.patches:
         return False
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "numpy") as file:
         return any(name.endswith(RATE_EMBEDDING) for name in file.keys())  # noqa: SIM118  # no mapping
 
 

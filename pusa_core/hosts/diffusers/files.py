@@ -82,6 +82,7 @@ def _open_file(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DMo
     if missing := sorted(expected - state.keys()):
         raise ValueError(f"{path.name} is incomplete ({original_key(missing[0])} is missing): download it again.")
     wan.load_state_dict(state, assign=True)
+    wan.register_to_config(_name_or_path=str(path))  # as Diffusers' own loader does
     return wan
 
 

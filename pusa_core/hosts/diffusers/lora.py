@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ...lora import DIFFUSERS_KINDS, LoraReport, PusaLora, fit, read_lora
+from ...lora_warnings import PatchedModel, Slot
+from ...provenance import ANCHOR, pair_id
 from ...wan import diffusers_key
 
 
@@ -29,7 +33,39 @@ def load_pusa_lora(pipe: Any, path: str | Path, alpha: float, low_noise: bool, a
     beside = wan.active_adapters() if existing else []
     pipe.load_lora_weights(_peft_tensors(lora), adapter_name=adapter_name, load_into_transformer_2=low_noise)
     _activate(wan, adapter_name, alpha, beside)
-    return report
+    warnings = _warnings(pipe, wan, lora, adapter_name)
+    for warning in warnings:
+        logging.warning(warning)
+    return replace(report, warnings=tuple(warnings))
+
+
+def _warnings(pipe: Any, wan: nn.Module, lora: PusaLora, adapter_name: str) -> list[str]:
+    """What is odd about a LoRA that was just loaded."""
+    ids = [name for adapter, name, _ in _adapters(wan) if adapter == adapter_name]
+    if pipe.transformer_2 is None:
+        return _known(wan).warnings_of(lora, None, ids)
+    place, other = (
+        (Slot("high", *["transformer"] * 2), pipe.transformer_2)
+        if wan is pipe.transformer
+        else (Slot("low", *["transformer_2"] * 2), pipe.transformer)
+    )
+    return [*_known(wan).warnings_of(lora, place, ids), *_known(wan).same_as(_known(other))]
+
+
+def _known(wan: Any) -> PatchedModel:
+    path = wan.config.get("_name_or_path")
+    return PatchedModel(Path(path) if path else None, tuple((name, strength) for _, name, strength in _adapters(wan)))
+
+
+def _adapters(wan: Any) -> Iterator[tuple[str, str, float]]:
+    """(name, what the LoRA is known by, strength) of each adapter that is active."""
+    layer: Any = wan.get_submodule(diffusers_key(f"{ANCHOR}.weight").removesuffix(".weight"))
+    if isinstance(layer, LoraLayer):
+        for adapter in layer.active_adapters:
+            if adapter in layer.r and layer.scaling[adapter]:
+                down: Any = layer.lora_A[adapter]
+                up: Any = layer.lora_B[adapter]
+                yield adapter, pair_id(down.weight, up.weight), float(layer.scaling[adapter])
 
 
 def _peft_tensors(lora: PusaLora) -> dict[str, Tensor]:
