@@ -44,11 +44,10 @@ def _warnings(pipe: Any, wan: nn.Module, lora: PusaLora, adapter_name: str) -> l
     ids = [name for adapter, name, _ in _adapters(wan) if adapter == adapter_name]
     if pipe.transformer_2 is None:
         return _known(wan).warnings_of(lora, None, ids)
-    place, other = (
-        (Slot("high", *["transformer"] * 2), pipe.transformer_2)
-        if wan is pipe.transformer
-        else (Slot("low", *["transformer_2"] * 2), pipe.transformer)
-    )
+    if wan is pipe.transformer:
+        place, other = Slot("high", "transformer", "transformer"), pipe.transformer_2
+    else:
+        place, other = Slot("low", "transformer_2", "transformer_2"), pipe.transformer
     return [*_known(wan).warnings_of(lora, place, ids), *_known(wan).same_as(_known(other))]
 
 
@@ -58,14 +57,18 @@ def _known(wan: Any) -> PatchedModel:
 
 
 def _adapters(wan: Any) -> Iterator[tuple[str, str, float]]:
-    """(name, what the LoRA is known by, strength) of each adapter that is active."""
+    """(name, what the LoRA is known by, strength) of each adapter that is active.
+
+    Those whose weights sequential offload keeps elsewhere are not known.
+    """
     layer: Any = wan.get_submodule(diffusers_key(f"{ANCHOR}.weight").removesuffix(".weight"))
     if isinstance(layer, LoraLayer):
         for adapter in layer.active_adapters:
             if adapter in layer.r and layer.scaling[adapter]:
                 down: Any = layer.lora_A[adapter]
                 up: Any = layer.lora_B[adapter]
-                yield adapter, pair_id(down.weight, up.weight), float(layer.scaling[adapter])
+                if not down.weight.is_meta:
+                    yield adapter, pair_id(down.weight, up.weight), float(layer.scaling[adapter])
 
 
 def _peft_tensors(lora: PusaLora) -> dict[str, Tensor]:
