@@ -142,19 +142,8 @@ def demo_long_video(w: Workflow) -> None:
     given: dict[str, Any] = {"take": "first", "frame_count": 5, "noise_multipliers": "0", "behaviour": "hold"}
     start = w.add("PusaVideoKeyframes", video=scene["images"], **given)["keyframes"]
     positive = by_frame(w, [prompt["conditioning"] for prompt in prompts], [0, *DEMO_TURNS])
-    long = w.add(
-        "PusaLongVideo",
-        model=pusa,
-        positive=positive,
-        negative=negative,
-        vae=vae,
-        keyframes=start,
-        fps=8.0,
-        seed=5,
-        filename_prefix=f"video/pusa_{w.name}",
-        **DEMO_LONG,
-    )
-    w.form += [*((prompt, "text") for prompt in prompts), (long, "length"), (long, "seed")]
+    inputs: dict[str, Any] = {"positive": positive, "negative": negative, "keyframes": start, "fps": 8.0, "seed": 5}
+    whole_video(w, "PusaLongVideo", prompts, model=pusa, vae=vae, **inputs, **DEMO_LONG)
 
 
 def wan21_long_video(w: Workflow) -> None:
@@ -176,8 +165,14 @@ def demo_loop(w: Workflow) -> None:
     prompts = [w.add("PusaDemoPrompt", prompt_title(i), text=text) for i, text in enumerate(ways)]
     scene = w.add("PusaDemoScene", text=DEMO_LOOP_SCENE, seed=DEMO_LOOP_SEED)
     positive = by_frame(w, [prompt["conditioning"] for prompt in prompts], [0, DEMO_LOOP["length"] // 2])
-    texts = {"positive": positive, "negative": negative}
-    looped(w, prompts, model=model, vae=vae, image=scene["start_image"], fps=8.0, **texts, **DEMO_LOOP)
+    inputs: dict[str, Any] = {
+        "positive": positive,
+        "negative": negative,
+        "image": scene["start_image"],
+        "fps": 8.0,
+        "seed": 42,
+    }
+    whole_video(w, "PusaLoop", prompts, model=model, vae=vae, **inputs, **DEMO_LOOP)
 
 
 def wan21_loop(w: Workflow) -> None:
@@ -185,11 +180,11 @@ def wan21_loop(w: Workflow) -> None:
     can come back in that many frames, as on water. For a loop around a picture connect that to **image** and set
     **lead_in** to 0."""
     model = wan21(w)["model"]
-    clip = w.add("CLIPLoader", clip_name=TEXT_ENCODER, type="wan", device="default")["CLIP"]
-    vae = w.add("VAELoader", vae_name=VAE)["VAE"]
+    clip, vae = load_coders(w)
     prompt = w.add("CLIPTextEncode", "Prompt", clip=clip, text=LAKE)
     negative = w.add("CLIPTextEncode", "Negative prompt", clip=clip, text=NEGATIVE)["CONDITIONING"]
-    looped(w, [prompt], model=model, vae=vae, positive=prompt["CONDITIONING"], negative=negative)
+    texts: dict[str, Any] = {"positive": prompt["CONDITIONING"], "negative": negative}
+    whole_video(w, "PusaLoop", [prompt], model=model, vae=vae, seed=42, **texts)
 
 
 # --- Wan2.2's 5B model -----------------------------------------------------------------------------------------------
@@ -241,24 +236,15 @@ def rolled(w: Workflow, model: Wire, given: list[dict[str, Any]], size: dict[str
     positive = by_frame(w, [prompt["CONDITIONING"] for prompt in prompts], [0, 160])
     w.form += [(prompt, "text") for prompt in prompts]
     timeline = planned(w, [held(item) for item in given], {"vae": vae, **size})
-    long = w.add(
-        "PusaLongVideo",
-        model=model,
-        positive=positive,
-        negative=negative,
-        vae=vae,
-        latent=timeline["latent"],
-        seed=42,
-        filename_prefix=f"video/pusa_{w.name}",
-        **settings,
-        **size,
-    )
-    w.form += [(timeline, "length"), (long, "seed")]
+    settings |= {"positive": positive, "negative": negative, "latent": timeline["latent"], "seed": 42, **size}
+    whole_video(w, "PusaLongVideo", [], timeline, model=model, vae=vae, **settings)
 
 
-def looped(w: Workflow, prompts: list[Node], **inputs: Any) -> None:
-    loop = w.add("PusaLoop", seed=42, filename_prefix=f"video/pusa_{w.name}", **inputs)
-    w.form += [*((prompt, "text") for prompt in prompts), (loop, "length"), (loop, "seed")]
+def whole_video(w: Workflow, kind: str, prompts: list[Node], timeline: Node | None = None, **inputs: Any) -> None:
+    """A node that samples, decodes and writes; its form has the prompts, the length, which may be the timeline's, and the
+    seed."""
+    node = w.add(kind, filename_prefix=f"video/pusa_{w.name}", **inputs)
+    w.form += [*((prompt, "text") for prompt in prompts), (timeline or node, "length"), (node, "seed")]
 
 
 def held(item: dict[str, Any]) -> dict[str, Any]:
