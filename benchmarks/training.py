@@ -41,11 +41,13 @@ def held_out_loss(path: Path) -> float:
 def distance(path: Path, other: Path) -> float:
     """Of a LoRA from another one, relative."""
     one, reference = (read_lora(file).modules for file in (path, other))
-    updates = [
-        (one[name].up.float() @ one[name].down.float(), m.up.float() @ m.down.float()) for name, m in reference.items()
-    ]
+    updates = [(_update(one[name]), _update(module)) for name, module in reference.items()]
     apart = sum(float((a - b).square().sum()) for a, b in updates)
     return (apart / sum(float(b.square().sum()) for _, b in updates)) ** 0.5
+
+
+def _update(module: Any) -> torch.Tensor:
+    return module.up.float() @ module.down.float()
 
 
 def rows(settings: Settings, folder: Path) -> list[list[str]]:
@@ -70,9 +72,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
     bench.use_comfyui(options)
-    uncompiled = patch.object(
-        torch, "compile", lambda function, **_: function
-    )  # torchao's step: it takes longer than the rest
+    uncompiled = patch.object(torch, "compile", lambda function, **_: function)  # torchao's step: longer than the rest
     with uncompiled, TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         make_cache(cache, options.clips, work=Path(folder))
@@ -80,9 +80,8 @@ def main() -> None:
             BASE, cache, Path(folder), steps=options.steps, batch=8, micro_batch=8, rank=32, lr=options.lr, held_out=0.25,
             held_out_samples=32, held_out_every=options.steps, checkpoint_every=options.steps, sample_every=0, trackers=(),
         )  # fmt: skip
-        table = bench.table(
-            ["settings", "held-out loss", "less bfloat16's", "LoRA from bfloat16's"], rows(settings, Path(folder))
-        )
+        header = ["settings", "held-out loss", "less bfloat16's", "LoRA from bfloat16's"]
+        table = bench.table(header, rows(settings, Path(folder)))
     title = (
         f"{options.steps} steps of 8 of {options.clips} clips, a quarter of which is kept out; rank 32, lr {options.lr:g}."
     )
