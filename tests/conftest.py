@@ -28,7 +28,6 @@ from environment.pack import import_pack  # noqa: E402
 
 COMFYUI = find_comfyui()
 NEED_COMFYUI = (TESTS / "comfy", TESTS / "server")
-SLOW = {"trainer", "batch", "install", "server"}
 NO_COMFYUI = "there is no ComfyUI"
 
 
@@ -38,11 +37,6 @@ def pytest_configure(config):
         import_comfyui(cpu=True)
     elif os.environ.get("PUSA_REQUIRE_COMFYUI") == "1":
         raise pytest.UsageError(f"PUSA_REQUIRE_COMFYUI=1, but no ComfyUI was found. {how_to_get()}")
-
-
-def pytest_collection_modifyitems(items):
-    """What starts processes of its own comes first: it takes longest, and last it would leave the other workers idle."""
-    items.sort(key=lambda item: not SLOW & {*item.path.relative_to(TESTS).parts})
 
 
 class RootIsNoTestPackage:
