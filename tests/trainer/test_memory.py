@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
-from tests.trainer.measured import SIZE, measured
+from tests.trainer.measured import SIZE
 from tests.trainer.test_processes import free_port, launch
 from tests.trainer.test_train import same
 from trainer.lora import train_lora
@@ -19,43 +20,44 @@ from trainer.settings import Settings
 from trainer.train import train
 
 SMALL = {"num_attention_heads": 4, "ffn_dim": 1024, "num_layers": 2, "text_dim": 64}
-CASES = [{}, {"fp8": True, "optimizer": "adamw8bit", "rank": 64}, {"full": True, "checkpointing": False, "dtype": "float32"}]
+SINGLE = [({"rank": 16}, SMALL), ({"full": True, "checkpointing": False, "dtype": "float32"}, SMALL)]
+if find_spec("torchao"):  # its step is slow where it is not compiled
+    SINGLE.append(({"rank": 64, "fp8": True, "optimizer": "adamw8bit"}, {**SMALL, "num_layers": 1}))
+DEEPER = {**SMALL, "num_layers": 4}
+FSDP2 = "accelerate.commands.launch", "--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2
+TORCHRUN = "torch.distributed.run", "--nproc_per_node", 2
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """torchao compiles its step, which takes long for tiny models."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+def computed(options, config, cards=1):
+    settings = Settings(Path(), Path(), Path(), **options)
+    return training_memory(settings, config, SIZE, card=False).divided(cards).total
 
 
-@pytest.mark.parametrize("options", CASES)
-def test_what_is_computed_is_what_is_measured(options, uncompiled):
-    if options.get("optimizer") == "adamw8bit":
-        pytest.importorskip("torchao")
-    settings = Settings(Path(), Path(), Path(), **{"rank": 16, **options})
-    config = {**SMALL, "num_layers": 1 if settings.fp8 else 2}  # torchao's step is slow where it is not compiled
-    computed = training_memory(settings, config, SIZE, card=False).total
-    assert computed == pytest.approx(measured(settings, config), rel=0.1)
+def measured(launcher, *trainings):
+    done = launch(*launcher, "tests.trainer.measured", json.dumps(trainings))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def taken():
+    """By each training of one process, one after another in one."""
+    return measured((), *SINGLE)
+
+
+@pytest.mark.parametrize("number", range(len(SINGLE)))
+def test_what_is_computed_is_what_is_measured(number, taken):
+    assert computed(*SINGLE[number]) == pytest.approx(taken[number], rel=0.1)
 
 
 @pytest.mark.parametrize(
-    "launcher, cards, options",
-    [
-        (("accelerate.commands.launch", "--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2), 2, {}),
-        (("torch.distributed.run", "--nproc_per_node", 2), 1, {"context_parallel": 2}),
-    ],
+    "launcher, port, cards, options",
+    [(FSDP2, "--main_process_port", 2, {}), (TORCHRUN, "--master_port", 1, {"context_parallel": 2})],
 )
-def test_what_is_computed_of_two_processes_is_what_is_measured(launcher, cards, options):
-    """Less exactly, because they send each other what they have when they come to it."""
-    config, options = {**SMALL, "num_layers": 4}, {"rank": 16, **options}
-    port = "--main_process_port" if cards > 1 else "--master_port"
-    done = launch(
-        *launcher, port, free_port(), PACK / "tests" / "trainer" / "measured.py", json.dumps(options), json.dumps(config)
-    )
-    assert done.returncode == 0, done.stderr
-    settings = Settings(Path(), Path(), Path(), **options)
-    computed = training_memory(settings, config, SIZE, card=False).divided(cards).total
-    assert computed == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)
+def test_what_is_computed_of_two_processes_is_what_is_measured(launcher, port, cards, options):
+    training = {"rank": 16, **options}, DEEPER
+    (taken,) = measured((*launcher, port, free_port(), "--module"), training)
+    assert computed(*training, cards) == pytest.approx(taken, rel=0.1)
 
 
 def test_the_cpu_keeps_weights_and_activations_and_nothing_that_is_learned_changes(settings, tmp_path):
