@@ -58,6 +58,31 @@ def small_run(wan_file, cache, output):
     )  # fmt: skip
 
 
+def losses_of(settings, steps=15):
+    """Of a training on the same clips, sigmas and noise in every step: what is learned shows at once."""
+    from accelerate import Accelerator
+
+    from pusa_core.hosts.diffusers import open_wan
+    from trainer.data import ClipCache
+    from trainer.lora import train_lora
+    from trainer.optimiser import make_optimizer
+    from trainer.savings import save_memory
+    from trainer.train import PRECISION, samples_loss
+
+    accelerator = Accelerator(cpu=True, mixed_precision=PRECISION[settings.dtype])
+    wan, clips = open_wan(settings.model, getattr(torch, settings.dtype)), ClipCache(settings.cache)
+    optimizer = make_optimizer(train_lora(wan, settings), settings)
+    save_memory(wan, settings, accelerator.device)
+    losses = []
+    for _ in range(steps):
+        loss = samples_loss(wan, clips, settings, range(settings.batch), accelerator)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
 @pytest.fixture
 def settings(wan_file, cache, tmp_path):
     return small_run(wan_file, cache, tmp_path / "run")

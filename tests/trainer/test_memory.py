@@ -10,6 +10,7 @@ import torch
 
 from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
+from tests.trainer.conftest import losses_of, small_run
 from tests.trainer.measured import SIZE
 from tests.trainer.test_processes import free_port, launch
 from tests.trainer.test_train import same
@@ -64,6 +65,24 @@ def test_the_cpu_keeps_weights_and_activations_and_nothing_that_is_learned_chang
     plain = train(replace(settings, steps=2, output=tmp_path / "plain"))
     saved = train(replace(settings, steps=2, offload_activations=True, offload_weights=True))
     same(plain, saved, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def bfloat16(wan_file, cache):
+    """Settings whose moments are large enough to be of 8 bits, and the losses in bfloat16 alone."""
+    settings = replace(small_run(wan_file, cache, Path()), rank=64, dtype="bfloat16")
+    return settings, losses_of(settings)
+
+
+@pytest.mark.parametrize("options, bound", [({"fp8": True}, 0.025), ({"optimizer": "adamw8bit"}, 0.01)])
+def test_fp8_and_moments_of_8_bits_learn_as_bfloat16_does(bfloat16, options, bound, uncompiled):
+    """At every step, in parts of what is learned; fp8 with a bit less, or moments of 4 bits, are off by more."""
+    if "optimizer" in options:
+        pytest.importorskip("torchao")
+    settings, reference = bfloat16
+    losses = losses_of(replace(settings, **options))
+    apart = max(abs(loss - other) for loss, other in zip(losses, reference))
+    assert 0 < apart < bound * (reference[0] - reference[-1])
 
 
 def test_frozen_weights_in_fp8(settings):
