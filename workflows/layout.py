@@ -20,7 +20,7 @@ WINDOW = (75, 105, 1505, 870)
 
 # Columns from left to right: their width. A timeline or the keyframe nodes lie under "loras" and "prompts".
 COLUMNS = {"models": 256, "loras": 304, "prompts": 304, "schedule": 280, "settings": 225, "sampling": 256, "output": 330}
-WITH_PICTURE = {"sampling": 290}
+WITH_PICTURE = {"sampling": 640}
 WITHOUT_TIMELINE = {"loras": 270, "prompts": 270}
 PLACES = {
     "models": "VAELoader UNETLoader",
@@ -45,7 +45,7 @@ HEIGHTS = {
     "PusaDiffusionForcing": 700,
     "PusaLongVideo": 900,
     "PusaLoop": 900,
-    "PusaCompareSamplers": 760,
+    "PusaCompareSamplers": 700,
     "CreateVideo": 102,
     "SaveVideo": 470,
 }
@@ -151,11 +151,11 @@ class _Sheet:
         self.column(self.of("SamplerCustomAdvanced"), "sampling", 2 * LANE + 240)
 
     def output(self) -> None:
-        """Beside each other, or, where a wide schedule leaves less room, all but the last below each other."""
+        """Beside each other, or, where a wide node leaves less room, all but the last below each other."""
         *before, last = self.of(*PLACES["output"].split())
         far = self.of("PusaDemoScene") and not self.of("PusaVideoStrength")
         x = self.x["output"] + 4 * AISLE * bool(far)  # a link that comes from far below
-        if self.of("PusaDiffusionForcing", "PusaVideoStrength"):
+        if self.of("PusaDiffusionForcing", "PusaVideoStrength", "PusaCompareSamplers"):
             self.stack(before, x, 0, NARROW)
             x += NARROW + AISLE
         else:
