@@ -170,6 +170,15 @@ def test_a_cut_off_file_is_named(settings, tmp_path):
         open_wan(tmp_path / "cut.safetensors")
 
 
+def test_a_file_larger_than_memory_is_named(settings, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("unable to mmap 28577105935 bytes")
+
+    monkeypatch.setattr("pusa_core.hosts.diffusers.files.safe_open", refused)
+    with pytest.raises(ValueError, match=r"wan.safetensors has .* memory cannot hold \(unable to mmap .*: choose a smaller"):
+        open_wan(settings.model)
+
+
 def test_clips_of_another_vae_are_refused(settings, tmp_path):
     wan = tiny.write_wan(tmp_path / "5b.safetensors", channels=48, dim=64, heads=1, ffn=96, text_dim=64)
     with pytest.raises(ValueError, match="16 channels, but the model takes 48"):

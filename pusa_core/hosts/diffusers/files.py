@@ -61,7 +61,7 @@ def _open_folder(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3D
 
 
 def _open_file(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DModel:
-    with safe_open(path, framework="pt") as file:
+    with _mapped(path) as file:
         names = {PREFIX.sub("", key): key for key in file.keys()}  # noqa: SIM118
         config = wan_config(
             {name: tuple(file.get_slice(key).get_shape()) for name, key in names.items()}, file.metadata() or {}
@@ -84,6 +84,17 @@ def _open_file(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DMo
     wan.load_state_dict(state, assign=True)
     wan.register_to_config(_name_or_path=str(path))  # as Diffusers' own loader does
     return wan
+
+
+def _mapped(path: Path) -> Any:
+    """A file whose weights lie in it until they are changed, once for all processes of a machine."""
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:  # the mapping may be written to, which systems refuse for more than their memory
+        raise ValueError(
+            f"{path.name} has {path.stat().st_size / 1e9:.1f} GB, which this computer's memory cannot hold ({error}): choose a "
+            "smaller form of it, as bf16 or fp8, or one in several files."
+        ) from error
 
 
 def _is_scale(name: str) -> bool:
