@@ -14,7 +14,7 @@ EXACT = 1e-5  # relative; devices evaluate conds one by one
 NAMES = (
     "high-noise model on the other card", "low-noise model on the other card", "split, then LoRA", "LoRA, then split",
     "split: Pusa KSampler", "split: stock sampler", "split: bent map", "split: rolling window", "split: batch",
-    "split: two stages",
+    "split: two stages", "split: two experts", "split: context windows", "split: diffusion forcing", "split: after an error",
 )  # fmt: skip
 
 

@@ -221,6 +221,13 @@ def rolling(studio: Studio, steps: int) -> Tensor:
     return studio.ksampler(studio.high, steps, {"samples": empty()}, core.plan.plan_clip([], LENGTH, None, staircase))
 
 
+def forcing(studio: Studio, steps: int) -> Tensor:
+    """Frames that follow one another, and attend to no later ones."""
+    core = studio.pack.pusa_core
+    staircase = core.staircase.Staircase(steps, SHIFT, 1, 2, causal=True)
+    return studio.ksampler(studio.high, steps, {"samples": empty()}, core.plan.plan_clip([], LENGTH, None, staircase))
+
+
 def with_previews(studio: Studio, steps: int) -> Tensor:
     with previews() as shown:
         samples = ksampler(studio, steps)

@@ -88,6 +88,10 @@ RUNS: dict[str, tuple[Callable[[Rig], Tensor], Callable[[Studio, int], Tensor]]]
             "rolling window": scenarios.rolling,
             "batch": scenarios.batch,
             "two stages": scenarios.two_stages,
+            "two experts": scenarios.two_experts,
+            "context windows": scenarios.windows,
+            "diffusion forcing": scenarios.forcing,
+            "after an error": scenarios.error,
         }.items()
     },
 }

@@ -92,8 +92,8 @@ def _mapped(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except RuntimeError as error:  # the mapping may be written to, which systems refuse for more than their memory
         raise ValueError(
-            f"{path.name} has {path.stat().st_size / 1e9:.1f} GB, which this computer's memory cannot hold ({error}): choose a "
-            "smaller form of it, as bf16 or fp8, or one in several files."
+            f"{path.name} has {path.stat().st_size / 1e9:.1f} GB, which this computer's memory cannot hold ({error}): choose "
+            "a smaller form of it, as bf16 or fp8, or one in several files."
         ) from error
 
 
