@@ -43,6 +43,12 @@ def forget_accelerate():
     AcceleratorState._reset_state(True)
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torchao compiles its step, which takes long for tiny models."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
 def small_run(wan_file, cache, output):
     from trainer.settings import Settings
 

@@ -16,7 +16,6 @@ from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, read_lora
 from tests import tiny
-from tests.trainer.test_memory import uncompiled  # noqa: F401
 from tests.trainer.test_processes import launch
 from tests.trainer.test_train import same
 from trainer.checkpoints import checkpoints
@@ -44,7 +43,7 @@ def metadata(path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled):  # noqa: F811
+def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled):
     """Killed amid a checkpoint, between two, and amid the file that the run is for."""
     everything = replace(everything, checkpoint_every=1)
     whole = train(replace(everything, output=tmp_path / "whole"))
@@ -62,7 +61,7 @@ def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, 
     assert not all(torch.equal(averaged[key], last[key].bfloat16()) for key in averaged)
 
 
-def test_the_moments_of_8_bits_are(everything, uncompiled):  # noqa: F811
+def test_the_moments_of_8_bits_are(everything, uncompiled):
     pytest.importorskip("torchao")
     run = train(replace(everything, steps=1, offload_weights=False))
     state = torch.load(checkpoints(run.parent)[-1] / "optimizer.bin", weights_only=True)["state"]
