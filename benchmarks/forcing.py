@@ -51,7 +51,7 @@ def task_table(studio: Studio, task: str, count: int) -> str:
             name,
             str(STAIRCASES[name].evaluations(LATENTS - TASKS[task])),
             str(mean_interval(figures.motion_errors)),
-            str(paired_difference(figures.motion_errors, together.motion_errors)),
+            "-" if figures is together else str(paired_difference(figures.motion_errors, together.motion_errors)),
             f"{figures.permanence.mean():.1%}",
         ]
         for name, figures in measured.items()
