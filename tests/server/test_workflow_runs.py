@@ -1,6 +1,8 @@
 """The shared workflows on a real ComfyUI, with small models, real pictures and a real clip."""
 
 import json
+import subprocess
+import sys
 from io import BytesIO
 from itertools import combinations
 
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from environment.comfyui import PACK
 from environment.server import ExecutionFailed, PromptRefused
 from pusa_core.video_files import read_frames
 from tests.server.conftest import IMAGES
@@ -105,6 +108,27 @@ def test_a_comparison_of_samplers_runs(server, name):
     assert run.outputs[node]["images"][0]["filename"].endswith(".png")
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved)[2] == (LENGTH if name.startswith("wan") else 17)
+
+
+def test_a_prompt_is_compared_by_the_command(server, tmp_path):
+    """On the ComfyUI that runs, with the prompt's model, pictures and noise; without the video that it would save."""
+    prompt, path, command = api_of("demo_start_end"), tmp_path / "prompt.json", PACK / "benchmarks" / "evaluations.py"
+    path.write_text(json.dumps(prompt))
+    asked = {
+        "samplers": "euler", "schedulers": "beta", "evaluations": "1, 2", "fine-sampler": "euler", "fine-evaluations": "4",
+    }  # fmt: skip
+    flags = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    before = {*server.get("/history")}
+    done = subprocess.run(
+        [sys.executable, command, "--prompt", path, "--server", server.address, *flags],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best, *_, one, two = done.stdout.strip().splitlines()
+    assert best == "Closest to the fine run within 2 evaluations: euler, beta, 5, 2 steps, 2 evaluations."
+    assert one.startswith("1 | euler, beta, 5 | 1 |") and two.startswith("2 | euler, beta, 5 | 2 |")
+    [number] = {*server.get("/history")} - before
+    assert {*server.history(number)["outputs"]} == {id_of(prompt, "PusaTimeline"), "pusa_compare", "pusa_report"}
 
 
 def set_widgets(prompt, values):
