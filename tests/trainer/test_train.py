@@ -1,6 +1,7 @@
 """Training: the objective, resuming, many processes, and the files that come out."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -170,13 +171,36 @@ def test_a_cut_off_file_is_named(settings, tmp_path):
         open_wan(tmp_path / "cut.safetensors")
 
 
-def test_a_file_larger_than_memory_is_named(settings, monkeypatch):
-    def refused(*_, **__):
-        raise RuntimeError("unable to mmap 28577105935 bytes")
+MAPPED = "unable to mmap 28577105935 bytes from file <wan (12).safetensors>: "  # as torch says it
 
-    monkeypatch.setattr("pusa_core.hosts.diffusers.files.safe_open", refused)
-    with pytest.raises(ValueError, match=r"wan.safetensors has .* memory cannot hold \(unable to mmap .*: choose a smaller"):
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(f"{MAPPED}Cannot allocate memory (12)"),
+        MemoryError("Cannot allocate memory (os error 12)"),
+        OSError("The paging file is too small for this operation to complete. (os error 1455)"),
+        RuntimeError("Couldn't open file mapping: <wan.safetensors>, error code: <1455>"),
+    ],
+)
+def test_a_file_larger_than_memory_is_named(settings, monkeypatch, error):
+    monkeypatch.setattr("pusa_core.hosts.diffusers.files.safe_open", refusal(error))
+    with pytest.raises(ValueError, match=rf"wan.safetensors has .* memory cannot hold \({re.escape(str(error))}\): choose a"):
         open_wan(settings.model)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(f"{MAPPED}No such device (19)"), OSError("Permission denied (os error 13)")])
+def test_other_faults_of_a_file_say_what_they_are(settings, monkeypatch, error):
+    monkeypatch.setattr("pusa_core.hosts.diffusers.files.safe_open", refusal(error))
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        open_wan(settings.model)
+
+
+def refusal(error):
+    def refuse(*_, **__):
+        raise error
+
+    return refuse
 
 
 def test_clips_of_another_vae_are_refused(settings, tmp_path):

@@ -20,6 +20,7 @@ from ...wan import PREFIX, diffusers_key, original_key, wan_config
 from .forcing import FPS, as_wan
 
 FP32_MODULES = re.compile(r"time_embedder|scale_shift_table|\.norm[123]\.")  # what Diffusers keeps in fp32
+NO_MEMORY = re.compile(r"\(12\)$|\b1455\W*$", re.M)  # at the end of a system's error: ENOMEM, or Windows' of its page file
 
 
 def open_wan(path: str | Path, dtype: torch.dtype = torch.bfloat16, fps: float = FPS) -> WanTransformer3DModel:
@@ -90,7 +91,9 @@ def _mapped(path: Path) -> Any:
     """A file whose weights lie in it until they are changed, once for all processes of a machine."""
     try:
         return safe_open(path, framework="pt")
-    except RuntimeError as error:  # the mapping may be written to, which systems refuse for more than their memory
+    except (MemoryError, OSError, RuntimeError) as error:  # torch may write to what it maps: of so much systems refuse
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
         raise ValueError(
             f"{path.name} has {path.stat().st_size / 1e9:.1f} GB, which this computer's memory cannot hold ({error}): choose "
             "a smaller form of it, as bf16 or fp8, or one in several files."
