@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 pytest.importorskip("accelerate", reason="the trainer's packages are not installed: pip install .[train]")
@@ -12,6 +14,7 @@ import torch  # noqa: E402
 from tests import tiny  # noqa: E402
 from trainer.data import NEGATIVE, PackedText, save_clip  # noqa: E402
 
+OPTIMIZER = "adamw8bit" if find_spec("torchao") else "adamw"  # which is not in every environment, for it warns on import
 SHAPES = (16, 3, 4, 4), (16, 3, 4, 6)
 TEXT = (8, 64)
 

@@ -19,6 +19,7 @@ from trainer.train import PATIENCE, train
 
 PATHS = "model", "cache", "output", "held_out_cache", "vae"
 torch.accelerator.device_count = lambda: 1
+torch.compile = lambda function, **_: function  # of torchao's step, which takes long
 preview._decoder = lambda vae, channels: lambda latent: latent[:3].permute(1, 2, 3, 0).sigmoid()  # needs no ComfyUI
 PartialState(cpu=True, timeout=PATIENCE)
 for given in json.loads(sys.argv[1]):

@@ -3,7 +3,6 @@
 import json
 import signal
 from dataclasses import replace
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, read_lora
 from tests import tiny
+from tests.trainer.conftest import OPTIMIZER
 from tests.trainer.test_processes import launch
 from tests.trainer.test_train import same
 from trainer.checkpoints import checkpoints
@@ -23,8 +23,6 @@ from trainer.lora import lora_state, train_lora
 from trainer.optimiser import make_schedule
 from trainer.publish import result_path
 from trainer.train import train, train_experts
-
-OPTIMIZER = "adamw8bit" if find_spec("torchao") else "adamw"  # which is not in every environment, for it warns on import
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
+from tests.trainer.conftest import OPTIMIZER
 from tests.trainer.test_train import same, same_gradients
 from trainer.checkpoints import checkpoints
 from trainer.sharing import Groups, group_processes, split_by_tokens
@@ -49,6 +51,12 @@ def flag(key, value):
 def held_out_loss(path):
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["training_data"])["held_out_loss"]
+
+
+def apart(one, other):
+    """How far a file's weights are from another's, in parts of their norm."""
+    a, b = (torch.cat([weight.float().flatten() for _, weight in sorted(load_file(path).items())]) for path in (one, other))
+    return float((a - b).norm() / a.norm())
 
 
 def free_port():
@@ -104,9 +112,10 @@ def test_processes_that_compute_a_clip_together_train_as_one_does(settings, cach
     assert held_out_loss(one) == pytest.approx(held_out_loss(shared.output / one.name), rel=1e-4)
 
 
-def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_path, forget_accelerate):
+def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_path, forget_accelerate, uncompiled):
     """By the configuration file that users get, in bfloat16, with sample clips, and stopped and gone on with after a step;
-    in float32 also where the processes compute a clip together."""
+    in float32 also where the processes compute a clip together, or have moments of 8 bits, which are quantised in blocks of
+    256 within a process's part: with rank 128 each has at least the 4,096 values from which torchao does so."""
     settings = replace(
         settings, steps=2, lr=1e-3, micro_batch=1, rank=16, dtype="bfloat16", max_grad_norm=0.1, ema=0.5, checkpoint_every=1,
         held_out_cache=cache, held_out_samples=3, trackers=(),
@@ -115,17 +124,23 @@ def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_pa
     one = train(replace(settings, output=tmp_path / "one"))
     forget_accelerate(True)
     train(replace(exact, output=tmp_path / "exact"))
+    eight = replace(exact, lr=1e-2, rank=128, optimizer=OPTIMIZER, vae=tmp_path)
+    quantised = train(replace(eight, output=tmp_path / "quantised"))
     divided = replace(settings, output=tmp_path / "divided", sample_every=2, samples=1, vae=tmp_path)
     together = replace(exact, output=tmp_path / "together", context_parallel=2)
     config = ("--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2, "--main_process_port", free_port())
     launcher = ("accelerate.commands.launch", *config)
-    said = launch_runs(launcher, *stopped_and_gone_on_with(divided), replace(together, vae=tmp_path))
+    parts = replace(eight, output=tmp_path / "parts")
+    runs = (*stopped_and_gone_on_with(divided), replace(together, vae=tmp_path), *stopped_and_gone_on_with(parts))
+    said = launch_runs(launcher, *runs)
     newest = checkpoints(divided.output)[-1]
     assert "Going on from checkpoint-000001" in said and (newest / "optimizer_0").is_dir(), "it was not divided"
     assert (divided.output / "samples" / "000002_0.webp").is_file()
     for name in (one.name, f"{newest.name}/lora.safetensors"):
         same(one.parent / name, divided.output / name, rtol=0.02, atol=1e-5)
         same(tmp_path / "exact" / name, together.output / name, rtol=0.02, atol=1e-5)
+    assert apart(quantised, parts.output / quantised.name) < 1e-4
+    assert held_out_loss(quantised) == pytest.approx(held_out_loss(parts.output / quantised.name), rel=1e-5)
 
 
 @pytest.mark.parametrize(
