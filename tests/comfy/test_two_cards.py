@@ -19,15 +19,25 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def reports(comfyui, tmp_path_factory):
+def run(comfyui, tmp_path_factory):
+    """run(module, ...) -> the JSON that such a module of tests/pretend prints."""
     if find_spec("comfy_extras.nodes_multigpu") is None:
         pytest.skip("this ComfyUI has no nodes for several GPUs")
     folder = tmp_path_factory.mktemp("two_cards")
     write_models(folder)
-    command = [sys.executable, "-m", "tests.pretend.two_cards", str(folder)]
-    done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+
+    def run(module, *arguments):
+        command = [sys.executable, "-m", f"tests.pretend.{module}", *map(str, arguments), str(folder)]
+        done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reports(run):
+    return run("two_cards")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,3 +48,16 @@ def test_two_devices_give_what_one_gives(reports, name):
 
 def test_all_are_looked_at(reports):
     assert reports.keys() == {*NAMES}
+
+
+def test_loaders_of_comfyui_multigpu_give_what_comfyuis_give(comfyui, run):
+    """Each expert on a device of its own, and models in parts on both."""
+    folder = comfyui / "custom_nodes" / "ComfyUI-MultiGPU"
+    if not (folder / "distorch_2.py").is_file():
+        pytest.skip(f"ComfyUI-MultiGPU is not in {folder.parent}: install it to test its loaders")
+    reports = run("multigpu", folder)
+    assert {name: report["distance"] for name, report in reports.items() if report["distance"] >= EXACT} == {}
+    assert all(report["devices"] == ["pretend"] for name, report in reports.items() if not name.startswith("an expert"))
+    divided = [report["weights"] for name, report in reports.items() if name.startswith(("half", "divided"))]
+    assert divided.count(["cpu", "pretend"]) > len(divided) / 2  # a second expert puts the first aside
+    assert reports["an expert on each: two experts"]["devices"] == ["cpu", "pretend"]

@@ -38,7 +38,10 @@ class Rig:
         self.studio, self.folder, self.used = Studio(import_pack(), folder), folder, set[str]()
 
     def model(self, name: str = "high") -> Any:
-        model = tiny.load_wan(self.folder / f"{name}.safetensors")
+        return self.noted(tiny.load_wan(self.folder / f"{name}.safetensors"))
+
+    def noted(self, model: Any) -> Any:
+        """The model, whose evaluations tell their device."""
 
         def note(executor, x, *args, **kwargs):
             self.used.add(x.device.type)
