@@ -30,8 +30,11 @@ def main() -> None:
     parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--account", action="store_true", help="only what a schedule's memory on ComfyUI consists of")
     options = parser.parse_args()
     bench.use_comfyui(options)
+    if options.account:
+        return bench.publish("memory, account", account_report(options.models), options.write, bench.computed())
     parts = [comfyui_report(options.models), other_report(options)]
     bench.publish("memory", "\n\n".join(parts), options.write, bench.computed())
 
@@ -60,6 +63,43 @@ def comfyui_report(models: list[str], layers: int = 2) -> str:
         "at least 2 GB less than expanded modulation at 14B 480p and 4.6 GB at 720p."
     )
     return f"{what}\n\n{bench.table(header, rows)}"
+
+
+def account_report(models: list[str], layers: int = 2) -> str:
+    """What a schedule's memory consists of when a step takes most, and what it would be without blocks' expansion."""
+    from environment.pack import import_pack
+    from tests import real_wan
+    from tests.pretend import real_size
+
+    real_size.use_card()
+    pack, columns = import_pack(), {}
+    for name in models:
+        model = real_wan.open_wan(real_wan.WIDTHS[name], "bf16", layers)
+        for size in SIZES:
+            plan = real_wan.clip_plan(pack, SIZES[size])
+            patched = pack.pusa_core.hosts.comfyui.apply_schedule(model, plan)
+            plain, pusa = (real_size.owners_at_peak(m, partial(real_wan.sample, m, plan.clean)) for m in (model, patched))
+            columns[f"{name} width, {size}"] = more = {line: pusa[line] - plain[line] for line in {**pusa, **plain}}
+            more["all"] = sum(more.values())
+            more["if blocks had not to expand a frame's modulation"] = more["all"] - expansion(patched, plan)
+    lines = {line: None for more in columns.values() for line, taken in more.items() if abs(taken) >= 2**20 / 100}
+    rows = [
+        ["/".join(line.split("/")[-2:]), *(f"{more[line] / 2**20:.2f} MiB" for more in columns.values())] for line in lines
+    ]
+    return bench.table(["more than plain, made in", *columns], rows)
+
+
+def expansion(model: Any, plan: Any) -> int:
+    """Bytes of a step's peak that would not be there if ComfyUI's blocks took a frame's modulation as it is."""
+    from unittest.mock import patch
+
+    from tests import real_wan
+    from tests.pretend import real_size
+
+    run = partial(real_wan.sample, model, plan.clean)
+    with patch("comfy.ldm.wan.model.repeat_e", lambda modulation, x: modulation[:, :1]):
+        free = real_size.measured(model, run).peak
+    return real_size.measured(model, run).peak - free
 
 
 def other_report(options) -> str:

@@ -34,6 +34,7 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "14B": {"dim": 5120, "heads": 40, "ffn": 13824},
 }
 GOALS = {"ComfyUI": "time at most 1.02 times", "Diffusers": "time at most 1.02, memory at most 1.01 times"}
+BY_SIZE = ("1.3B", (208, 128, 61)), ("1.3B", (416, 240, 61)), ("14B", (208, 128, 61))  # one layer of each
 LIMITS = {"schedule": 50, "start": 100}  # ms
 
 
@@ -45,7 +46,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hosts", nargs="+", choices=GOALS, default=list(GOALS))
     parser.add_argument("--skip-step", action="store_true", help="only the schedule and the start-up")
+    parser.add_argument("--by-size", action="store_true", help="only the step on ComfyUI, of one layer of several sizes")
     options = parser.parse_args()
+    if options.by_size:
+        bench.use_comfyui(options)
+        return bench.publish("step, by size", size_report(options.rounds), options.write)
     start = startup()
     bench.use_comfyui(options)
     import torch
@@ -72,9 +77,7 @@ def step_report(options) -> str:
     on_cpu = device.type == "cpu"
     name = options.model or ("1.3B" if on_cpu else "14B")
     width, height, length = options.size or ((416, 240, 61) if on_cpu else (832, 480, 81))
-    frames = (length - 1) // 4 + 1
-    plan = bench.clip_plan(frames, {0: (0.2,), frames - 1: (0.5,)}, height // 8, width // 8)
-    tokens = frames * (height // 16) * (width // 16)
+    plan, tokens = plan_of(width, height, length)
     lines = [
         f"Wan {name} width, {options.layers} layers, {width}x{height}x{length} = {tokens:,} tokens, {options.rounds} rounds."
     ]
@@ -87,6 +90,33 @@ def step_report(options) -> str:
             peaks = {key: peak_on_cpu(run) if on_cpu else peak_memory(device, run) / 2**20 for key, run in runs.items()}
             lines += [f"{host}; goal: {GOALS[host]} those of the unpatched step.", step_table(times, peaks)]
     return "\n\n".join(lines)
+
+
+def plan_of(width: int, height: int, length: int) -> tuple[Any, int]:
+    """A clip with noisy keyframes at its ends, and how many tokens it has."""
+    frames = (length - 1) // 4 + 1
+    plan = bench.clip_plan(frames, {0: (0.2,), frames - 1: (0.5,)}, height // 8, width // 8)
+    return plan, frames * (height // 16) * (width // 16)
+
+
+def size_report(rounds: int) -> str:
+    """What a schedule adds to one layer, whose own time grows with width and tokens in square."""
+    import comfy.model_management
+    import torch
+
+    from tests import tiny
+
+    device, rows = comfy.model_management.get_torch_device(), []
+    for name, size in BY_SIZE:
+        plan, tokens = plan_of(*size)
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            wan = Path(folder) / "wan.safetensors"
+            tiny.write_wan(wan, **WIDTHS[name], layers=1, dtype=default_dtype(device))
+            times = in_turns(on_comfyui(wan, plan, device), rounds, device)
+        base, *others = times.values()
+        ratios = [f"{statistics.median(a / b for a, b in zip(taken, base)):.3f}" for taken in others]
+        rows.append([f"{name} width", f"{tokens:,}", f"{statistics.median(base):.2f} s", *ratios])
+    return bench.table(["one layer of", "tokens", "unpatched", "Pusa schedule", "ComfyUI given (B, F) timesteps"], rows)
 
 
 def on_comfyui(file: Path, plan, device) -> dict:

@@ -35,6 +35,7 @@ class Card:
     Attributes:
         budget: bytes that it has.
         live, peak: bytes on it now, and the most since `watch`.
+        sought, seen: bytes at which it is looked at once, and its owners then.
         waits: how often the host waited since `watch`, by (kind, caller).
         largest_computed: elements of the largest tensors that have values.
     """
@@ -43,6 +44,7 @@ class Card:
         self.budget = 2**40
         self.largest_computed = sys.maxsize
         self.live = self.peak = 0
+        self.sought, self.seen = sys.maxsize, Counter[str]()
         self.waits: Counter[tuple[str, str]] = Counter()
         self.allocations: WeakValueDictionary[int, _Allocation] = WeakValueDictionary()
 
@@ -92,6 +94,8 @@ class _Allocation:
         self.nbytes = nbytes
         card.live += nbytes
         card.peak = max(card.peak, card.live)
+        if card.live >= card.sought:
+            card.seen, card.sought = card.owners() + Counter({self.owner: nbytes}), sys.maxsize
 
     def __del__(self) -> None:
         card.live -= self.nbytes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,13 @@ def measured(model, run: Callable[[], Any]) -> Use:
     use = Use(card.bytes_of(parts(model.model.parameters())), card.peak)
     management.current_loaded_models.clear()  # whose weights leave the card with the model
     return use
+
+
+def owners_at_peak(model, run: Callable[[], Any]) -> Counter[str]:
+    """The bytes on the card when a run takes most, by the line that made them."""
+    card.sought = measured(model, run).peak
+    measured(model, run)
+    return card.seen
 
 
 # --- the other models ------------------------------------------------------------------------------------------------
