@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import bench
 import torch
-from intervals import mean_interval, paired_difference
 from quality import scenes
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from demo_model import LORA
 from demo_model.measure import motion_errors
 from demo_model.studio import TASKS, SampleSettings, Studio
 from demo_model.world import Scene
+from pusa_core.intervals import mean_interval, paired_difference
 from pusa_core.lora import LoraModule, read_lora
 from pusa_core.lora_compress import CompressReport, Limit, compress_lora, compress_module
 
