@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,12 +93,7 @@ def bake(base: Path, lora: Path, output: Path, form: str, options: argparse.Name
     """Runs the command; its row."""
     loras = ["--loras", str(lora), str(ALPHA)]
     command = [sys.executable, "-m", "pusa_files", "bake", str(base), str(output), *loras, "--form", form]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    process = subprocess.Popen(command, cwd=bench.ROOT, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(process.returncode)
+    usage = bench.usage_of(command, options.threads)
     cells = [f"{output.stat().st_size / 1e9:.1f} GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"]
     error = error_of_a_module(lora, output)
     output.unlink()  # makes room for the next

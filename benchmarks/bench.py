@@ -6,8 +6,10 @@ import argparse
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("results.md")
@@ -59,6 +61,16 @@ def clip_plan(frames: int, keyframes: dict, height: int, width: int):
     maps = {i: FrameMap.line(*keyframe) for i, keyframe in keyframes.items()}
     clean = torch.randn(1, 16, frames, height, width, generator=torch.Generator().manual_seed(3))
     return Plan((FrameSchedule.build(frames, maps),), clean)
+
+
+def usage_of(command: list[str], threads: int) -> Any:
+    """Runs a command to its end: what it used, as the system counts it. Ends this process, too, where it fails."""
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return usage
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -4,16 +4,19 @@
 - Motion error: pixels (of 64) between each object and the law of motion, in the frames that the model painted; brackets are
   95 % intervals of means over clips (Student's t), differences are paired with the whole LoRA: the same clips and noise.
 - Time of CPU: of one module of each size that a 14B model has, at the published rank, 512, with random numbers in it.
+- With --full-size alone: the command on a whole file of that size. Its peak counts pages of mapped files.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import bench
 import torch
+from bake import write_lora
 from quality import scenes
 from torch import Tensor
 
@@ -92,11 +95,29 @@ def module_seconds(rows: int, columns: int) -> float:
     return time.process_time() - begin
 
 
+def whole_file(threads: int) -> str:
+    from tests.real_wan import WIDTHS
+
+    with TemporaryDirectory() as folder:
+        lora, output = (Path(folder) / name for name in ("lora.safetensors", "small.safetensors"))
+        size = write_lora(lora, WIDTHS["14B"]).stat().st_size
+        command = [sys.executable, "-m", "pusa_files", "compress", str(lora), str(output), "--rank", "64"]
+        usage = bench.usage_of(command, threads)
+        return (
+            f"`python -m pusa_files compress --rank 64` of a LoRA of rank {RANK} for 14B, {size / 1e9:.2f} GB of random "
+            f"numbers: {output.stat().st_size / 1e9:.2f} GB, {usage.ru_utime + usage.ru_stime:.0f} s of CPU, peak resident "
+            f"memory {usage.ru_maxrss * 1024 / 1e9:.2f} GB."
+        )
+
+
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--full-size", action="store_true", help="only a file of the published size, 5 GB")
     options = parser.parse_args()
     bench.use_comfyui(options)
+    if options.full_size:
+        return bench.publish("compress, at full size", whole_file(options.threads), options.write)
     with TemporaryDirectory() as folder, torch.inference_mode():
         demo = demo_table(Studio(), scenes(options.clips, ("moves", "crosses", "bounces")), Path(folder))
     title = f"{TASK[0].upper()}{TASK[1:]}, {options.clips} clips, alpha 1, m = 0."
