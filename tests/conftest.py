@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def comfyui() -> Path:
 def pack(comfyui):
     """The pack, imported as ComfyUI imports it; see `import_pack`."""
     return import_pack()
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Runs programs that train or sample with Diffusers, and launchers of several."""
+    from tests.forked import Forked
+
+    optional = [name for name in ("accelerate", "torchao") if find_spec(name)]
+    trainer = ["trainer.train", "torch.utils.tensorboard"] if "accelerate" in optional else []
+    with Forked("torch.distributed.launcher.api", "pusa_core.hosts.diffusers", *optional, *trainer) as forked:
+        yield forked
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
 """Experts on two devices, and ComfyUI's CFG split over them, with a schedule; see tests/pretend."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 
-from environment.comfyui import PACK
 from tests.pretend.scenarios import write_models
 
 EXACT = 1e-5  # relative; devices evaluate conds one by one
@@ -19,13 +16,12 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def reports(comfyui, tmp_path_factory):
+def reports(beside_a_card, tmp_path_factory):
     if find_spec("comfy_extras.nodes_multigpu") is None:
         pytest.skip("this ComfyUI has no nodes for several GPUs")
     folder = tmp_path_factory.mktemp("two_cards")
     write_models(folder)
-    command = [sys.executable, "-m", "tests.pretend.two_cards", str(folder)]
-    done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
+    done = beside_a_card.run("tests.pretend.two_cards", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -16,7 +16,6 @@ from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from pusa_core.lora import MODULE_KINDS, read_lora
 from tests import tiny
-from tests.trainer.test_processes import launch
 from tests.trainer.test_train import same
 from trainer.checkpoints import checkpoints
 from trainer.lora import lora_state, train_lora
@@ -43,12 +42,12 @@ def metadata(path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled):
+def test_a_killed_run_with_everything_goes_on_as_if_it_had_not_been(everything, tmp_path, uncompiled, forked):
     """Killed amid a checkpoint, between two, and amid the file that the run is for."""
     everything = replace(everything, checkpoint_every=1)
     whole = train(replace(everything, output=tmp_path / "whole"))
     for moment, left in (("checkpoint 3", 2), ("step 4", 3), ("result", 4)):
-        done = launch("tests.trainer.killed", moment, json.dumps(everything.as_plain()))
+        done = forked.run("tests.trainer.killed", moment, json.dumps(everything.as_plain()))
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert checkpoints(everything.output)[-1].name == f"checkpoint-{left:06}"
         assert not result_path(everything).exists()
