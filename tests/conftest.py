@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,12 @@ def pytest_configure(config):
         import_comfyui(cpu=True)
     elif os.environ.get("PUSA_REQUIRE_COMFYUI") == "1":
         raise pytest.UsageError(f"PUSA_REQUIRE_COMFYUI=1, but no ComfyUI was found. {how_to_get()}")
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: looking through it for garbage again and again took a fifth of all time."""
+    gc.collect()
+    gc.freeze()
 
 
 class RootIsNoTestPackage:
@@ -95,6 +103,17 @@ def comfyui() -> Path:
 def pack(comfyui):
     """The pack, imported as ComfyUI imports it; see `import_pack`."""
     return import_pack()
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Runs programs that train or sample with Diffusers, and launchers of several."""
+    from tests.forked import Forked
+
+    optional = [name for name in ("accelerate", "torchao") if find_spec(name)]
+    trainer = ["trainer.train", "torch.utils.tensorboard"] if "accelerate" in optional else []
+    with Forked("torch.distributed.launcher.api", "pusa_core.hosts.diffusers", *optional, *trainer) as forked:
+        yield forked
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Batches on Ray: workers that die, need each other's videos, cannot write, or wait for a GPU."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ SMALL = replace(JOB, name="small", length=5, steps=1)
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(growing):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
     yield ray
     ray.shutdown()
@@ -40,7 +42,7 @@ def test_workers_that_cannot_start_are_told(cluster, tmp_path):
     assert "none.safetensors" in json.loads((tmp_path / "report.json").read_text())["stopped"]
 
 
-def test_a_killed_worker_loses_nothing(cluster, tmp_path, capfd):
+def test_a_killed_worker_loses_nothing(cluster, growing, tmp_path, capfd):
     """Videos are gone on with by workers that did not make them, in a folder by its URL; what needs one that failed is told.
     Without a GPU anywhere the CPU is taken, aloud."""
     jobs = [replace(JOB, name=f"job{i:02}", seed=i, steps=4) for i in range(10)]
@@ -49,7 +51,7 @@ def test_a_killed_worker_loses_nothing(cluster, tmp_path, capfd):
     chain = [needing(name, source) for name, source in (("b", "a"), ("c", "a"), ("d", "b"), ("e", "bad"))]
     jobs = [*chain, *jobs[:5], replace(JOB, name="bad", prompt="a red hexagon"), *jobs[5:], replace(SMALL, name="a")]
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(tmp_path, killed))
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path, killed, growing))
     killer.start()
     has_gpu = torch.cuda.is_available()
     report = run(jobs, [], MODELS if has_gpu else replace(MODELS, device="auto"), f"file://{tmp_path}", workers=2)
@@ -66,15 +68,21 @@ def needing(name, source):
     return replace(SMALL, name=name, keyframes=(FramesOf(f"job:{source}", count=5, noise="0"),))
 
 
-def kill_a_worker(folder, killed, seconds=600):
-    """Kills one of the workers once some videos are there."""
+def kill_a_worker(folder, killed, other, seconds=600):
+    """Kills one of the workers once some videos are there, and none of another program's."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(list(folder.glob("*.json"))) < 3:
         time.sleep(0.05)
-    for process in psutil.Process().children(recursive=True):
-        if "ray::_Worker" in " ".join(process.cmdline()) and not killed:
-            process.kill()
-            killed.append(process.pid)
+    for process in family(os.getpid()) - family(other.pid):
+        with suppress(psutil.Error):  # it has ended
+            if "ray::_Worker" in " ".join(process.cmdline()) and not killed:
+                process.kill()
+                killed.append(process.pid)
+
+
+def family(pid):
+    process = psutil.Process(pid)
+    return {process, *process.children(recursive=True)}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
@@ -97,7 +105,8 @@ from batch import cluster
 from batch.run import run
 from tests.batch.test_cluster import MODELS, SMALL, replace
 
-cluster.PATIENCE = 2
+cluster.PATIENCE, told, tell = 1, [], cluster._tell
+cluster._tell = lambda line: (told.append(line), tell(line))
 machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
 os.environ["RAY_ADDRESS"] = machines.address
 
@@ -109,22 +118,29 @@ def make():
 
 thread = threading.Thread(target=make)
 thread.start()
-thread.join(8)
+while thread.is_alive() and len(told) < 3:  # its patience has run out twice
+    time.sleep(0.1)
 print("waits" if thread.is_alive() else "ended")
 machines.add_node(num_cpus=1, num_gpus=1)
 thread.join()
 """
 
 
-def test_a_cluster_is_waited_for(cluster, tmp_path):
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory):
+    """The program on a cluster that grows, which runs beside the other tests, for most of it is waiting."""
+    command = [sys.executable, "-c", GROWING, str(PACK), str(tmp_path_factory.mktemp("growing"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PACK) as process:
+        yield process
+        process.kill()
+
+
+def test_a_cluster_is_waited_for(growing):
     """One that has no GPU yet. The one that comes is in name only, so that a worker must not compute without it."""
     if torch.cuda.is_available():
         pytest.skip("the GPU that the cluster is said to get would be this machine's")
-    program = tmp_path / "program.py"
-    program.write_text(GROWING)
-    command = [sys.executable, str(program), str(PACK), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=PACK)
-    assert "Waiting for 1 GPUs, the cluster has 0 now." in done.stderr, done.stderr[-3000:]
-    assert done.stdout.startswith("waits")
-    assert "RunStopped Ray gave a worker on" in done.stdout and "a GPU that torch cannot use there" in done.stdout
-    assert not list((tmp_path / "out").glob("*.mp4"))
+    said, told = growing.communicate(timeout=300)
+    assert "Waiting for 1 GPUs, the cluster has 0 now." in told, told[-3000:]
+    assert said.startswith("waits")
+    assert "RunStopped Ray gave a worker on" in said and "a GPU that torch cannot use there" in said
+    assert not list(Path(growing.args[-1]).glob("*.mp4"))

@@ -1,7 +1,5 @@
 """One video over two processes: Diffusers' context parallelism shards the timesteps with their tokens."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +30,7 @@ if distributed.get_rank() == 0:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_make_what_one_makes(tmp_path):
+def test_two_processes_make_what_one_makes(forked, tmp_path):
     from pusa_core.hosts.diffusers import open_wan, sample
     from pusa_core.schedule import FrameMap, FrameSchedule
     from tests import tiny
@@ -46,9 +44,9 @@ def test_two_processes_make_what_one_makes(tmp_path):
     inputs = {"clean": clean, "noise": noise, "text": text, "negative": -text}
     torch.save({**inputs, "schedule": schedule.to_json()}, tmp_path / "inputs.pt")
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
+    command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
     files = [str(PACK), str(file), str(tmp_path / "inputs.pt"), str(tmp_path / "made.pt")]
-    done = subprocess.run([*command, str(tmp_path / "program.py"), *files], capture_output=True, text=True, timeout=300)
+    done = forked.run(*command, tmp_path / "program.py", *files)
     assert done.returncode == 0, done.stderr[-3000:]
     split = torch.load(tmp_path / "made.pt")
     assert set(split["tokens"]) == {(40, 40)}  # half of the tokens, each with its own timestep

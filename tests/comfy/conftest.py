@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.forked import Forked
 
 FRAMES, HEIGHT, WIDTH = 6, 8, 8  # latent
 LENGTH = 21  # pixel frames
+
+
+@pytest.fixture(scope="session")
+def beside_a_card(comfyui):
+    """Runs programs of tests/pretend that need ComfyUI."""
+    with Forked("tests.pretend.comfyui") as forked:
+        yield forked
 
 
 @pytest.fixture(scope="session")

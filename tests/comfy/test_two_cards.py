@@ -1,13 +1,10 @@
 """Experts on two devices, and ComfyUI's CFG split over them, with a schedule; see tests/pretend."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 
-from environment.comfyui import PACK
 from tests.pretend.scenarios import write_models
 
 EXACT = 1e-5  # relative; devices evaluate conds one by one
@@ -19,7 +16,7 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def run(comfyui, tmp_path_factory):
+def run(beside_a_card, tmp_path_factory):
     """run(module, ...) -> the JSON that such a module of tests/pretend prints."""
     if find_spec("comfy_extras.nodes_multigpu") is None:
         pytest.skip("this ComfyUI has no nodes for several GPUs")
@@ -27,8 +24,7 @@ def run(comfyui, tmp_path_factory):
     write_models(folder)
 
     def run(module, *arguments):
-        command = [sys.executable, "-m", f"tests.pretend.{module}", *map(str, arguments), str(folder)]
-        done = subprocess.run(command, cwd=PACK, capture_output=True, text=True)
+        done = beside_a_card.run(f"tests.pretend.{module}", *arguments, folder)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 

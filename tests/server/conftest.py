@@ -48,7 +48,7 @@ def write_models(models: Path) -> None:
     tiny.write_wan(wan / "wan_i2v.safetensors", in_channels=36)
     tiny.write_wan(wan / "wan_vace.safetensors", variant="vace")
     tiny.write_wan(wan / "wan_forcing.safetensors", variant="forcing", seed=5)
-    tiny.write_vae(vae / "vae16.safetensors", 16)
+    tiny.write_vae(vae / "vae16.safetensors", 16, width=2)
     tiny.write_vae(vae / "vae48.pt", 48)
 
 

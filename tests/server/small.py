@@ -17,7 +17,7 @@ PLANNERS = ("PusaTimeline", "PusaSchedule")
 def size_of(name):
     """Each workflow has its own small size, so that none finds another's results in ComfyUI's cache."""
     index = [*NAMES, *OTHERS, *LONG, *LOOPS, *COMPARED].index(name)
-    return 64 + 16 * (index % 4), 48 + 16 * (index // 4)
+    return 32 + 16 * (index % 6), 32 + 16 * (index // 6)
 
 
 def small(name, **overrides):

@@ -62,7 +62,7 @@ def search(page, term):
     page.load(EMPTY)
     until(browser, lambda: browser.mouse.dblclick(800, 500), "document.activeElement?.tagName === 'INPUT'")
     before = shown(browser)
-    browser.keyboard.type(term)
+    browser.keyboard.insert_text(term)
     settled = before
     for _ in range(40):
         browser.wait_for_timeout(150)

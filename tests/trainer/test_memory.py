@@ -12,7 +12,7 @@ from environment.comfyui import PACK
 from pusa_core.hosts.diffusers import open_wan
 from tests.trainer.conftest import losses_of, small_run
 from tests.trainer.measured import SIZE
-from tests.trainer.test_processes import free_port, launch
+from tests.trainer.test_processes import free_port
 from tests.trainer.test_train import same
 from trainer.lora import train_lora
 from trainer.memory import COLUMNS, ROWS, model_config, training_memory
@@ -26,6 +26,7 @@ if find_spec("torchao"):  # its step is slow where it is not compiled
     SINGLE.append(({"rank": 64, "fp8": True, "optimizer": "adamw8bit"}, {**SMALL, "num_layers": 1}))
 DEEPER = {**SMALL, "num_layers": 4}
 FSDP2 = "accelerate.commands.launch", "--config_file", PACK / "trainer" / "fsdp2.yaml", "--num_processes", 2
+MEASURED = PACK / "tests" / "trainer" / "measured.py"
 TORCHRUN = "torch.distributed.run", "--nproc_per_node", 2
 
 
@@ -34,16 +35,16 @@ def computed(options, config, cards=1):
     return training_memory(settings, config, SIZE, card=False).divided(cards).total
 
 
-def measured(launcher, *trainings):
-    done = launch(*launcher, "tests.trainer.measured", json.dumps(trainings))
+def measured(forked, launcher, *trainings):
+    done = forked.run(*launcher, json.dumps(trainings))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def taken():
+def taken(forked):
     """By each training of one process, one after another in one."""
-    return measured((), *SINGLE)
+    return measured(forked, ["tests.trainer.measured"], *SINGLE)
 
 
 @pytest.mark.parametrize("number", range(len(SINGLE)))
@@ -55,9 +56,9 @@ def test_what_is_computed_is_what_is_measured(number, taken):
     "launcher, port, cards, options",
     [(FSDP2, "--main_process_port", 2, {}), (TORCHRUN, "--master_port", 1, {"context_parallel": 2})],
 )
-def test_what_is_computed_of_two_processes_is_what_is_measured(launcher, port, cards, options):
+def test_what_is_computed_of_two_processes_is_what_is_measured(forked, launcher, port, cards, options):
     training = {"rank": 16, **options}, DEEPER
-    (taken,) = measured((*launcher, port, free_port(), "--module"), training)
+    (taken,) = measured(forked, (*launcher, port, free_port(), MEASURED), training)
     assert computed(*training, cards) == pytest.approx(taken, rel=0.1)
 
 

@@ -22,10 +22,6 @@ from trainer.sharing import Groups, group_processes, split_by_tokens
 from trainer.train import train
 
 
-def command(*arguments, launcher=()):
-    return launch(*launcher, "trainer", *arguments)
-
-
 def launch(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PACK)}
     return subprocess.run(
@@ -73,7 +69,7 @@ def test_two_processes_train_as_one_does(settings, cache, tmp_path):
     )  # fmt: skip
     one = train(replace(settings, output=tmp_path / "one"))
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
-    done = command("train", *options(settings, tmp_path / "two"), launcher=launcher)
+    done = launch(*launcher, "trainer", "train", *options(settings, tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     states = list(checkpoints(tmp_path / "two")[-1].glob("random_states_*.pkl"))
     assert len(states) == 2, "they did not train together"
@@ -83,7 +79,7 @@ def test_two_processes_train_as_one_does(settings, cache, tmp_path):
     assert held_out_loss(one) == pytest.approx(held_out_loss(two), rel=1e-4)
 
 
-def launch_runs(launcher, *runs):
+def launch_runs(launch, launcher, *runs):
     """Trains one run after another in processes that a launcher starts, see sharded.py."""
     script = PACK / "tests" / "trainer" / "sharded.py"
     done = launch(*launcher, script, json.dumps([run.as_plain() for run in runs]))
@@ -95,7 +91,7 @@ def stopped_and_gone_on_with(settings):
     return replace(settings, steps=1), settings
 
 
-def test_processes_that_compute_a_clip_together_train_as_one_does(settings, cache, tmp_path):
+def test_processes_that_compute_a_clip_together_train_as_one_does(settings, cache, tmp_path, forked):
     """Two groups of two, which part within a frame; with frozen weights in fp8, sample clips, and stopped and gone on with
     after a step."""
     settings = replace(
@@ -105,7 +101,7 @@ def test_processes_that_compute_a_clip_together_train_as_one_does(settings, cach
     one = train(replace(settings, output=tmp_path / "one"))
     shared = replace(settings, output=tmp_path / "shared", context_parallel=2, sample_every=2, samples=2, vae=tmp_path)
     launcher = ("torch.distributed.run", "--nproc_per_node", "4", "--master_port", str(free_port()))
-    assert "Going on from checkpoint-000001" in launch_runs(launcher, *stopped_and_gone_on_with(shared))
+    assert "Going on from checkpoint-000001" in launch_runs(forked.run, launcher, *stopped_and_gone_on_with(shared))
     assert (shared.output / "samples" / "000002_1.webp").is_file()
     same_gradients(one.parent, shared.output)
     same(one, shared.output / one.name, rtol=0.02, atol=1e-5)
@@ -132,7 +128,7 @@ def test_weights_divided_by_fsdp2_train_as_whole_ones_do(settings, cache, tmp_pa
     launcher = ("accelerate.commands.launch", *config)
     parts = replace(eight, output=tmp_path / "parts")
     runs = (*stopped_and_gone_on_with(divided), replace(together, vae=tmp_path), *stopped_and_gone_on_with(parts))
-    said = launch_runs(launcher, *runs)
+    said = launch_runs(launch, launcher, *runs)
     newest = checkpoints(divided.output)[-1]
     assert "Going on from checkpoint-000001" in said and (newest / "optimizer_0").is_dir(), "it was not divided"
     assert (divided.output / "samples" / "000002_0.webp").is_file()
@@ -176,7 +172,7 @@ def test_clips_are_shared_by_cards(settings):
         split_by_tokens(open_wan(settings.model, torch.float32), Groups(1, 0, 2), [(16, 3, 4, 4)])
 
 
-def test_a_users_mistake_is_one_sentence(settings, tmp_path):
-    done = command("train", *options(settings, tmp_path / "run", cache=tmp_path))
+def test_a_users_mistake_is_one_sentence(settings, tmp_path, forked):
+    done = forked.run("trainer", "train", *options(settings, tmp_path / "run", cache=tmp_path))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path} holds no cached clips")
