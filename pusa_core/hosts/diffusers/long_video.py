@@ -147,8 +147,9 @@ class _Sampler:
         clean = (torch.zeros_like(latents) if plan.clean is None else plan.clean).to(device)
         sigma, lower = grid
         at = table.at(sigma, grid)
-        made = self._velocity(latents, (at.ratio * sigma).expand(len(latents), -1), plan, text, step.sigmas[1].to(device))
         x = at.to_virtual(latents, clean)
+        frames, sigmas = at.to_frame(x, clean), (at.ratio * sigma).expand(len(x), -1)
+        made = self._velocity(frames, sigmas, plan, text, step.sigmas[1].to(device))
         x = x + at.velocity(x, clean, made, sigma) * (lower - sigma)
         return table.at(lower).to_frame(x, clean).cpu()
 
