@@ -65,7 +65,7 @@ def test_what_is_held_does_not_grow():
     held = []
     roll = Roll(staircase, 60, {0: (noise(99), 0.0)}, studio())
     for made in roll:
-        held.append((made.frame, len(roll.finished) + len(roll.moving) + len(roll.alone)))
+        held.append((made.frame, len(roll.finished) + len(roll.moving) + len(roll.denoised) + len(roll.alone)))
     assert [frame for frame, _ in held] == list(range(60))
     held = [count for _, count in held]
     assert max(held[10:]) == max(held[10:20]) < 20
