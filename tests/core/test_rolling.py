@@ -68,7 +68,7 @@ def test_what_is_held_does_not_grow():
         held.append((made.frame, len(roll.finished) + len(roll.moving) + len(roll.denoised) + len(roll.alone)))
     assert [frame for frame, _ in held] == list(range(60))
     held = [count for _, count in held]
-    assert max(held[10:]) == max(held[10:20]) < 20
+    assert max(held[10:]) == max(held[10:20]) < 25
 
 
 def test_the_newest_frame_is_shown_as_a_picture():
