@@ -43,8 +43,8 @@ def rolling_inputs() -> list[io.Input]:
             default=4,
             min=1,
             max=64,
-            tooltip="Latent frames that are denoised at once, each a step behind the one before it. 5 is smoother "
-            "and costs a quarter more. Recommended: 4.",
+            tooltip="Latent frames that are denoised at once, each a step behind the one before it. More cost more, and "
+            "were not better on the demo model. Recommended: 4.",
         ),
         io.Int.Input(
             "steps",
