@@ -21,6 +21,7 @@ LATENTS = 5
 STAIRCASES = {
     "all together": Staircase(10),
     "ar_step 1": Staircase(10, delay=1),
+    "ar_step 4 of 40 steps": Staircase(40, delay=4),
     "ar_step 2": Staircase(10, delay=2),
     "ar_step 5": Staircase(10, delay=5),
     "one after another": Staircase(10, delay=10),

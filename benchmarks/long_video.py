@@ -35,7 +35,7 @@ from pusa_core.frames import pixel_length
 from pusa_core.intervals import mean_interval
 from pusa_core.keyframes import Keyframe, still_keyframe, video_keyframes
 from pusa_core.plan import Plan, plan_clip
-from pusa_core.rolling import Roll, Segment
+from pusa_core.rolling import Roll, WindowStep
 from pusa_core.schedule import FrameSchedule
 from pusa_core.staircase import Staircase, Window
 
@@ -108,15 +108,15 @@ class Maker:
         guidance, shape = Guidance(self.positive, self.negative, self.settings.cfg), (len(self.scenes), 16, 8, 8)
         studio = long_video_studio(self.model, self.demo.vae, guidance, self.seed, shape)
 
-        def counted(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+        def counted(step: WindowStep, plan: Plan, latents: Tensor) -> Tensor:
             self._count(latents.shape[2])
-            return studio.sample(segment, plan, latents)
+            return studio.euler(step, plan, latents)
 
         form = self.model.model.latent_format
         start = torch.cat([form.process_in(self.demo.encode(clip)) for clip in draw(self.scenes, pixel_length(GIVEN))])
         given = {frame: (start[:, :, frame : frame + 1], 0.0) for frame in range(GIVEN)}
         given |= {frame: (form.process_in(latent), 0.0) for frame, latent in (later or {}).items()}
-        roll = kind(staircase, self.latents, given, replace(studio, sample=counted), **options)
+        roll = kind(staircase, self.latents, given, replace(studio, euler=counted), **options)
         return torch.cat([made.pictures for made in roll], dim=1)
 
     def chunks(self, steps: int, anchored: bool = False) -> Tensor:
@@ -152,53 +152,48 @@ def _anchored(video: Tensor) -> list[Keyframe]:
     return [still_keyframe(video[:1], 0, "latent", 0.2, "hold"), last]
 
 
+class _Euler(Roll):
+    def _take(self, *args: Any) -> None:
+        self.denoised.clear()
+        super()._take(*args)
+
+
+class _Ancestral(Roll):
+    """Euler ancestral's step of flow matching with the denoised value of second order: down further, up with fresh noise."""
+
+    def _take(self, step: WindowStep, latents: Tensor, euler: Tensor) -> None:
+        super()._take(step, latents, euler)
+        for place, (frame, _, now, after) in enumerate(zip(step.frames, *step.sigmas.tolist())):
+            if frame not in self.finished and now > after > 0:
+                latent = latents[:, :, place : place + 1]
+                denoised = latent + (self.moving[frame] - latent) / (1 - after / now)
+                down = after**2 / now
+                scale = (1 - after) / (1 - down)
+                lower = denoised + down / now * (latent - denoised)
+                fresh = self.studio.noise(frame + 1_000_000 * (1 + round(1000 * after)))
+                self.moving[frame] = scale * lower + math.sqrt(after**2 - (scale * down) ** 2) * fresh
+
+
 class _AsMade(Roll):
-    def _shown(self, frame: int, segment: Any) -> Tensor:
+    def _shown(self, frame: int, step: WindowStep) -> Tensor:
         return self.finished[frame].latent
 
 
-class _SecondOrder(Roll):
-    """DPM-Solver++(2M) (arXiv 2211.01095) in each frame's own sigma and history: Euler's step and what the line through the
-    last two denoised values over lambda = log((1 - sigma) / sigma) adds; Euler's from sigma 1 and to 0."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self.earlier: dict[int, tuple[float, Tensor]] = {}
-
-    def _sample(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
-        parts = [*super()._sample(segment, plan, latents).split(1, dim=2)]
-        for place, (frame, now, after) in enumerate(zip(segment.frames, *segment.sigmas.tolist())):
-            if now > after:
-                latent = latents[:, :, place : place + 1]
-                parts[place] = self._step(frame, latent, parts[place], now, after)
-        return torch.cat(parts, dim=2)
-
-    def _step(self, frame: int, latent: Tensor, euler: Tensor, now: float, after: float) -> Tensor:
-        share = 1 - after / now
-        denoised = latent + (euler - latent) / share
-        before, earlier = self.earlier.get(frame, (1.0, denoised))
-        self.earlier[frame] = now, denoised
-        if before == 1 or after == 0:
-            return euler
-        older, old, new = (math.log((1 - sigma) / sigma) for sigma in (before, now, after))
-        return euler + share * (new - old) / (old - older) / 2 * (denoised - earlier)
-
-
-class _Alternating(_AsMade, _SecondOrder):
-    """The anchor is shown at every second evaluation only."""
+class _Resting(_AsMade):
+    """The anchor is not shown at every third evaluation."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.seen = 0
 
-    def _sample(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+    def _euler(self, step: WindowStep, plan: Plan, latents: Tensor) -> Tensor:
         self.seen += 1
-        if self.seen % 2 == 0 or segment.frames[1] == 1:
-            return super()._sample(segment, plan, latents)
-        without = replace(segment, frames=segment.frames[1:], sigmas=segment.sigmas[:, 1:])
+        if self.seen % 3 != 1 or step.frames[1] == 1:
+            return super()._euler(step, plan, latents)
+        without = replace(step, frames=step.frames[1:], sigmas=step.sigmas[:, 1:])
         schedule = FrameSchedule(plan.schedule.frames[1:])
         clean = None if plan.clean is None else plan.clean[:, :, 1:]
-        rest = super()._sample(without, replace(plan, schedules=(schedule,), clean=clean), latents[:, :, 1:])
+        rest = super()._euler(without, replace(plan, schedules=(schedule,), clean=clean), latents[:, :, 1:])
         return torch.cat([latents[:, :, :1], rest], dim=2)
 
 
@@ -208,13 +203,12 @@ METHODS: dict[str, Callable[[Maker], Tensor]] = {
     "the same with an anchor and hold": lambda maker: maker.chunks(4, anchored=True),
     "rolling window, 4 moving": lambda maker: maker.roll(4),
     "rolling window, 5 moving": lambda maker: maker.roll(5),
-    "4 moving, newest frame as it was made": lambda maker: maker.roll(4, kind=_AsMade),
     "4 moving, no anchor": lambda maker: maker.roll(4, anchor=False),
     "4 moving, anchor 8 frames off": lambda maker: maker.roll(4, distance=8),
-    "4 moving, steps of second order": lambda maker: maker.roll(4, kind=_SecondOrder),
-    "the same, newest frame as it was made, anchor at every second evaluation": lambda maker: maker.roll(
-        4, kind=_Alternating
-    ),
+    "4 moving, Euler's steps": lambda maker: maker.roll(4, kind=_Euler),
+    "4 moving, fresh noise at every step": lambda maker: maker.roll(4, kind=_Ancestral),
+    "4 moving, newest frame as it was made": lambda maker: maker.roll(4, kind=_AsMade),
+    "the same, anchor at two of three evaluations": lambda maker: maker.roll(4, kind=_Resting),
 }
 
 
@@ -237,10 +231,10 @@ class Part:
 
 
 PARTS = (
-    Part("long video", 17, 32, 2, (1, 3), bound=True),
+    Part("long video", 17, 64, 2, (1, 3), bound=True),
     Part("long video, 129 frames", 33, 32, 1, (3,)),
     Part("long video, 641 frames", 161, 16, 1, (3,)),
-    Part("long video, variants", 17, 32, 2, (8, 9)),
+    Part("long video, variants", 17, 32, 2, (3, 7, 4, 8, 9, 10)),
 )
 
 

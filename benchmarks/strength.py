@@ -28,13 +28,13 @@ from pusa_core.intervals import mean_interval, paired_difference
 from pusa_core.strength import Strength
 
 SCENES = TEST_SEEDS + 9000
-BEST = "by frame: 0.5, 0.5, 1, 1, 0.5, good frames held"
+BEST = "by frame: 0, 0.5, 1, 1, 0.5, good frames held"
 BAD = list(range(STUCK.start, STUCK.stop))
 REPAIRS = {
     "noise 0.5 for all frames": Strength("0.5", hold_up_to=0),
     "noise 0.8 for all frames": Strength("0.8", hold_up_to=0),
     "by frame: 0, 0.2, 1, 1, 0.2, all evolve": Strength("0, 0.2, 1, 1, 0.2", hold_up_to=0),
-    BEST: Strength("0.5, 0.5, 1, 1, 0.5"),
+    BEST: Strength("0, 0.5, 1, 1, 0.5"),
 }
 BETWEEN = ("0", "0.2", "0.5")  # noise of latent frames that hold a frame of the clip, but for the first
 

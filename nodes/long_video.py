@@ -16,7 +16,7 @@ from ..pusa_core.keyframes import Keyframe, check_keyframes
 from ..pusa_core.messages import fault
 from ..pusa_core.plan import leading, place_keyframes
 from ..pusa_core.roll_files import RollFolder
-from ..pusa_core.rolling import Roll, segments
+from ..pusa_core.rolling import Roll, window_steps
 from ..pusa_core.staircase import Staircase
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
@@ -140,7 +140,7 @@ class PusaLongVideo(io.ComfyNode):
         plain += [anchor_distance, on_the_way]
         folder, start = RollFolder(folder_of(plain, positive, negative, given, models)), leading(given)
         before = folder.load(start)
-        warn_beyond_training(model, next(segments(staircase, start, video.frames)).plan({}, {}))
+        warn_beyond_training(model, next(window_steps(staircase, start, video.frames)).plan({}, {}))
         progress = RollProgress(cls, staircase, start, video.frames, len(models), before)
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
         roll = Roll(staircase, video.frames, given, studio, before, anchor_distance, on_the_way == BESIDE)

@@ -14,7 +14,7 @@ from ..pusa_core.hosts.comfyui.long_video import Guidance, long_video_studio, pr
 from ..pusa_core.loop import Loop, Seam, loop_latents, turn
 from ..pusa_core.messages import fault, say
 from ..pusa_core.roll_files import RollFolder
-from ..pusa_core.rolling import segments
+from ..pusa_core.rolling import window_steps
 from ..pusa_core.staircase import Staircase
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
@@ -104,7 +104,7 @@ class PusaLoop(io.ComfyNode):
         plain = ["loop", *shape, latents, lead, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
         folder = RollFolder(folder_of(plain, positive, negative, given, models))
         earlier = folder.load(len(given))
-        warn_beyond_training(model, next(segments(staircase, len(given), latents)).plan({}, {}))
+        warn_beyond_training(model, next(window_steps(staircase, len(given), latents)).plan({}, {}))
         progress = RollProgress(cls, staircase, len(given), 1 + lead + latents, len(models), earlier)
         studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
         loop = Loop(staircase, latents, before, studio, lead, earlier)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from itertools import islice
 from pathlib import Path
 
 import comfy.utils
@@ -17,7 +16,7 @@ from ..pusa_core.hosts.comfyui.long_video import fingerprint, text_fingerprint
 from ..pusa_core.messages import say
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.roll_files import RollFolder, settings_key
-from ..pusa_core.rolling import Progress, Roll, segments
+from ..pusa_core.rolling import Progress, Roll
 from ..pusa_core.staircase import Staircase
 from ..pusa_core.video_files import VideoWriter
 from .sampling import MAX_SEED, boundary_input
@@ -44,8 +43,8 @@ def rolling_inputs() -> list[io.Input]:
             default=4,
             min=1,
             max=64,
-            tooltip="Latent frames that are denoised at once, each a step behind the one before it. 5 is smoother "
-            "and costs a quarter more. Recommended: 4.",
+            tooltip="Latent frames that are denoised at once, each a step behind the one before it. More cost more, and "
+            "were not better on the demo model. Recommended: 4.",
         ),
         io.Int.Input(
             "steps",
@@ -123,9 +122,8 @@ class RollProgress:
         self, node: type[io.ComfyNode], staircase: Staircase, given: int, frames: int, models: int, before: Progress
     ):
         self.node, self.left, self.start = node, frames - max(given, before.frames), time.monotonic()
-        done = sum(len(segment.grid) - 1 for segment in islice(segments(staircase, given, frames), before.segments))
         self.bar = comfy.utils.ProgressBar(max(staircase.evaluations(frames - given), 1) * models)
-        self.bar.update_absolute(done * models)
+        self.bar.update_absolute(before.steps * models)
 
     def evaluated(self) -> None:
         self.bar.update(1)

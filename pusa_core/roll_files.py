@@ -17,7 +17,8 @@ from torch import Tensor
 from .messages import fault
 from .rolling import Made, Progress, Roll
 
-STATE = "state.safetensors"
+STATE = "progress.safetensors"
+DENOISED = "denoised "  # before a frame's number
 
 
 def settings_key(settings: dict[str, Any]) -> str:
@@ -43,12 +44,14 @@ class RollFolder:
         self.folder = folder
 
     def save(self, made: Made, progress: Progress) -> None:
-        """Keeps a frame that was made, and after the last one of a segment where the run stands."""
+        """Keeps a frame that was made, and after the last one of a step where the run stands."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._put({"latent": made.latent.contiguous()}, self._latent(made.frame), {})
         if made.frame + 1 == progress.frames:
-            moving = {str(frame): latent.contiguous() for frame, latent in progress.moving.items()}
-            self._put(moving, STATE, {"segments": str(progress.segments), "frames": str(progress.frames)})
+            tensors = {str(frame): latent for frame, latent in progress.moving.items()}
+            tensors |= {f"{DENOISED}{frame}": latent for frame, latent in progress.denoised.items()}
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            self._put(tensors, STATE, {"steps": str(progress.steps), "frames": str(progress.frames)})
 
     def keep(self, roll: Roll) -> Iterator[Made]:
         """Runs it; each frame that is made is kept before it is passed on."""
@@ -67,8 +70,10 @@ class RollFolder:
         try:
             with safe_open(self.folder / STATE, "pt") as state:
                 about = state.metadata()
-                moving = {int(name): state.get_tensor(name) for name in state.keys()}  # noqa: SIM118  # no mapping
-            segments, frames = int(about["segments"]), int(about["frames"])
+                tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118  # no mapping
+            moving = {int(name): tensor for name, tensor in tensors.items() if not name.startswith(DENOISED)}
+            denoised = {int(name.removeprefix(DENOISED)): tensors[name] for name in tensors.keys() - {*map(str, moving)}}
+            steps, frames = int(about["steps"]), int(about["frames"])
         except FileNotFoundError:
             return Progress()
         except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
@@ -77,7 +82,7 @@ class RollFolder:
                 folder=self.folder,
                 error=error,
             ) from error
-        return Progress(segments, frames, moving, lambda: self.latents(given, frames))
+        return Progress(steps, frames, moving, denoised, lambda: self.latents(given, frames))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""Long video: a staircase seen through its window, in segments that each are a short sampling run of as many latent frames.
+"""Long video: a staircase seen through its window, each step of which is a step of a short clip of as many latent frames.
 
-Between two evaluations at which a frame begins or is finished, the frames in the window are a clip of their own: those that
-are finished are its keyframes, those that move go from one sigma to the next, those that wait stay noise. So a host samples
-each segment as it samples any clip, and what it holds, the model's input and the latents, does not grow with the video.
+At every evaluation the frames in the window are a clip of their own: those that are finished are its keyframes, those that
+move go from one sigma to the next, those that wait stay noise. So a host takes each step as it takes one of any clip, and
+what it holds, the model's input and the latents, does not grow with the video. The host's step is Euler's; from it and from
+each frame's step before, the one that is taken is of second order.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from torch.nn.functional import pad
 
 from .frames import pixel_frames
 from .messages import fault
+from .multistep import second_order
 from .plan import Plan, leading
 from .schedule import Behaviour, FrameMap, FrameSchedule, pusa_sigmas
 from .staircase import Staircase
 
-HIGH, LOW = 2 / 3, 1 / 3  # of the sampler's sigma, within a segment
+GRID = torch.tensor([2 / 3, 1 / 3])  # the sampler's sigmas of every step; the frames' own are bent to them
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Some evaluations in which the same frames are shown.
+class WindowStep:
+    """One evaluation of the model.
 
     Attributes:
         frames: latent frames of the video that are shown.
-        sigmas: of each at each evaluation and at the end, (evaluations + 1, shown).
-        finished: the frames that are clean at its end and were not before.
+        sigmas: of each, (3, shown): at the evaluation before, at this one, and after it.
+        finished: the frames that are clean after it and were not before.
         positions: see `Plan`.
     """
 
@@ -41,28 +43,22 @@ class Segment:
     positions: tuple[int, ...] | None = None
 
     @property
-    def grid(self) -> Tensor:
-        """The sampler's sigmas, (evaluations + 1,)."""
-        return torch.linspace(HIGH, LOW, len(self.sigmas), dtype=torch.float64).float()
-
-    @property
     def goes_on_from(self) -> int:
         """The pixel frame from which its motion goes on, whose prompt guides it: the last one before the frames that move."""
-        first = next(frame for frame, sigma in zip(self.frames, self.sigmas[0].tolist()) if sigma > 0)
+        first = next(frame for frame, sigma in zip(self.frames, self.sigmas[1].tolist()) if sigma > 0)
         return max(pixel_frames(first)[0] - 1, 0)
 
     def plan(self, clean: Mapping[int, Tensor], multipliers: Mapping[int, float]) -> Plan:
-        """The segment as a clip's plan.
+        """The step as one of a clip's plan, along `GRID`.
 
         Args:
             clean: latents (B, C, 1, h, w) of frames that are given or finished.
             multipliers: noise multipliers of frames that are given, which hold their pictures; 0 where none is named.
         """
-        grid = self.grid.tolist()
         shares = [multipliers.get(frame, 0.0) if frame in clean else 1.0 for frame in self.frames]
         maps = tuple(
-            _map(grid, column.tolist(), share, "hold" if frame in clean else "evolve")
-            for frame, column, share in zip(self.frames, self.sigmas.T, shares)
+            _map(sigmas, share, "hold" if frame in clean else "evolve")
+            for frame, sigmas, share in zip(self.frames, self.sigmas[1:].T.tolist(), shares)
         )
         if not clean:
             return Plan((FrameSchedule(maps),), positions=self.positions)
@@ -71,13 +67,13 @@ class Segment:
         return Plan((FrameSchedule(maps),), latents, positions=self.positions)
 
 
-def _map(grid: list[float], sigmas: list[float], multiplier: float, behaviour: Behaviour) -> FrameMap:
-    knots = {x: multiplier * y for x, y in zip(grid, sigmas)} | {0.0: 0.0, 1.0: multiplier}
+def _map(sigmas: list[float], multiplier: float, behaviour: Behaviour) -> FrameMap:
+    knots = {x: multiplier * y for x, y in zip(GRID.tolist(), sigmas)} | {0.0: 0.0, 1.0: multiplier}
     return FrameMap(tuple(sorted(knots.items())), behaviour)
 
 
-def beside(segment: Segment, plan: Plan, latents: Tensor, pictures: Mapping[int, Tensor]) -> tuple[Segment, Plan, Tensor]:
-    """A segment that shows clean latents after its own, twice each, at the positions of a frame and of the one after it.
+def beside(step: WindowStep, plan: Plan, latents: Tensor, pictures: Mapping[int, Tensor]) -> tuple[WindowStep, Plan, Tensor]:
+    """A step that shows clean latents after its own, twice each, at the positions of a frame and of the one after it.
 
     Args:
         latents: of its frames.
@@ -92,11 +88,11 @@ def beside(segment: Segment, plan: Plan, latents: Tensor, pictures: Mapping[int,
         torch.cat([clean, shown], dim=2),
         positions=(*positions, *(positions[place] + i for place in pictures for i in range(2))),
     )
-    return replace(segment, sigmas=pad(segment.sigmas, (0, shown.shape[2]))), plan, torch.cat([latents, shown], dim=2)
+    return replace(step, sigmas=pad(step.sigmas, (0, shown.shape[2]))), plan, torch.cat([latents, shown], dim=2)
 
 
-def segments(staircase: Staircase, given: int, frames: int, distance: int = 1) -> Iterator[Segment]:
-    """The segments of a video of `frames` latent frames, the first `given` of which are there; lazily, one by one.
+def window_steps(staircase: Staircase, given: int, frames: int, distance: int = 1) -> Iterator[WindowStep]:
+    """The steps of a video of `frames` latent frames, the first `given` of which are there; lazily, one by one.
 
     Frames go on beginning beyond the video's end, so that its last ones are made in the same company as all others; they are
     not finished.
@@ -108,17 +104,18 @@ def segments(staircase: Staircase, given: int, frames: int, distance: int = 1) -
         ValueError: the staircase has no window or no delay.
     """
     if staircase.window is None or not staircase.delay:
-        raise fault("A video is made in segments along a staircase with a window and a delay, but this one has none.")
+        raise fault("A video is made step by step along a staircase with a window and a delay, but this one has none.")
     ladder = pusa_sigmas(staircase.steps, staircase.shift)
-    done, evaluation = given, 0
-    while done < frames:
-        end = next(i for i in count(evaluation + 1) if _is_border(staircase, i))
+    done = given
+    for evaluation in count():
+        if done >= frames:
+            return
         begun = given + int(staircase.begun(evaluation))
         shown = staircase.window.frames(begun, max(begun, staircase.window.size))
-        steps = torch.tensor([[_steps(staircase, f - given, i) for f in shown] for i in range(evaluation, end + 1)])
-        finished = tuple(f for f, taken in zip(shown, steps[-1].tolist()) if f >= done and taken == staircase.steps)
-        yield Segment(shown, ladder[steps], finished, None if distance == 1 else _positions(shown, distance))
-        done, evaluation = done + len(finished), end
+        taken = torch.tensor([[_taken(staircase, f - given, evaluation + i) for f in shown] for i in (-1, 0, 1)])
+        finished = tuple(f for f, steps in zip(shown, taken[-1].tolist()) if f >= done and steps == staircase.steps)
+        yield WindowStep(shown, ladder[taken], finished, None if distance == 1 else _positions(shown, distance))
+        done += len(finished)
 
 
 def _positions(frames: tuple[int, ...], distance: int) -> tuple[int, ...]:
@@ -126,17 +123,11 @@ def _positions(frames: tuple[int, ...], distance: int) -> tuple[int, ...]:
     return tuple(accumulate((min(b - a, distance) for a, b in pairwise(frames)), initial=0))
 
 
-def _steps(staircase: Staircase, index: int, evaluation: int) -> int:
+def _taken(staircase: Staircase, index: int, evaluation: int) -> int:
     """Steps that a frame has taken before an evaluation; `index` counts from the first that is not given."""
     if index < 0:
         return staircase.steps
     return min(max(evaluation - staircase.start(index), 0), staircase.steps)
-
-
-def _is_border(staircase: Staircase, evaluation: int) -> bool:
-    """Whether a frame begins or is finished at an evaluation."""
-    delay = min(staircase.delay, staircase.steps)
-    return evaluation % delay == 0 or (evaluation >= staircase.steps and (evaluation - staircase.steps) % delay == 0)
 
 
 @dataclass(frozen=True)
@@ -170,18 +161,20 @@ def noise_by_frame(seed: int, shape: tuple[int, int, int, int]) -> Callable[[int
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a segment.
+    """Where a run stands after a step.
 
     Attributes:
-        segments: how many are done.
+        steps: how many are done.
         frames: how many are finished by then, with those that were given.
         moving: latents of the frames that have begun, (B, C, 1, h, w).
+        denoised: of those of them that have taken a step, the denoised values at the last one.
         latents: gives those of the frames that the run had made, the given ones left out, in their order.
     """
 
-    segments: int = 0
+    steps: int = 0
     frames: int = 0
     moving: Mapping[int, Tensor] = field(default_factory=dict)
+    denoised: Mapping[int, Tensor] = field(default_factory=dict)
     latents: Callable[[], Iterable[Tensor]] = tuple
 
 
@@ -191,13 +184,13 @@ class Studio:
 
     Attributes:
         noise: of a latent frame by number, (B, C, 1, h, w); the same whenever it is asked for.
-        sample: takes a segment, its plan and its frames' latents along the segment's grid.
+        euler: takes a step, its plan and its frames' latents; Euler's step along `GRID`.
         decode: a `StreamingDecoder`'s `push`.
         encode: one picture of each video, (B, 1, H, W, 3) -> (B, C, 1, h, w).
     """
 
     noise: Callable[[int], Tensor]
-    sample: Callable[[Segment, Plan, Tensor], Tensor]
+    euler: Callable[[WindowStep, Plan, Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     encode: Callable[[Tensor], Tensor]
 
@@ -212,7 +205,7 @@ class Roll:
             without a gap the video goes on; the later ones are met on the way, and end on their pictures.
         studio: what the host can do.
         progress: where an earlier run of the same video stopped; it goes on from there as if it had not.
-        distance: see `segments`.
+        distance: see `window_steps`.
         beside: keyframes that are met on the way, but for those that are clips, are shown beside their frame and not in its
             place: the frame is painted, and motion goes on.
 
@@ -239,7 +232,7 @@ class Roll:
             if beside and frame >= self.given and not {frame - 1, frame + 1} & keyframes.keys()
         }
         self.progress = progress or Progress()
-        self.moving = dict(self.progress.moving)
+        self.moving, self.denoised = dict(self.progress.moving), dict(self.progress.denoised)
         self.finished: dict[int, Made] = {}
         self.alone: dict[int, Tensor] = {}
 
@@ -248,42 +241,52 @@ class Roll:
             yield self._finish(frame, self.keyframes[frame][0])
         for frame, latent in enumerate(self.progress.latents(), self.given):
             yield self._finish(frame, latent)
-        done = self.progress.segments
-        every = segments(self.staircase, self.given, self.frames, self.distance)
-        for number, segment in enumerate(islice(every, done, None), done + 1):
-            plan = segment.plan(self._clean(segment), {frame: m for frame, (_, m) in self.keyframes.items()})
-            latents = torch.cat([self._latent(frame, plan, i) for i, frame in enumerate(segment.frames)], dim=2)
-            sampled = self._sample(segment, plan, latents)
-            for i, frame in enumerate(segment.frames):
-                if frame not in self.finished:
-                    self.moving[frame] = sampled[:, :, i : i + 1]
-            made = [self._finish(frame, self.moving.pop(frame)) for frame in segment.finished]
-            self.progress = Progress(number, made[-1].frame + 1 if made else self.progress.frames, dict(self.moving))
+        done = self.progress.steps
+        every = window_steps(self.staircase, self.given, self.frames, self.distance)
+        for number, step in enumerate(islice(every, done, None), done + 1):
+            plan = step.plan(self._clean(step), {frame: m for frame, (_, m) in self.keyframes.items()})
+            latents = torch.cat([self._latent(frame, plan, i) for i, frame in enumerate(step.frames)], dim=2)
+            self._take(step, latents, self._euler(step, plan, latents))
+            made = [self._finish(frame, self.moving.pop(frame)) for frame in step.finished]
+            frames = made[-1].frame + 1 if made else self.progress.frames
+            self.progress = Progress(number, frames, dict(self.moving), dict(self.denoised))
             yield from made
 
-    def _sample(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+    def _euler(self, step: WindowStep, plan: Plan, latents: Tensor) -> Tensor:
         pictures = {
             place: self.beside[frame]
-            for place, frame in enumerate(segment.frames)
+            for place, frame in enumerate(step.frames)
             if frame in self.beside and frame not in self.finished
         }
         if pictures:
-            segment, plan, latents = beside(segment, plan, latents, pictures)
-        return self.studio.sample(segment, plan, latents)
+            step, plan, latents = beside(step, plan, latents, pictures)
+        return self.studio.euler(step, plan, latents)
 
-    def _clean(self, segment: Segment) -> dict[int, Tensor]:
+    def _take(self, step: WindowStep, latents: Tensor, euler: Tensor) -> None:
+        """Moves frames a step on; those that wait begin to be kept."""
+        for place, (frame, *sigmas) in enumerate(zip(step.frames, *step.sigmas.tolist())):
+            if frame in self.finished:
+                continue
+            self.moving[frame], before = euler[:, :, place : place + 1], self.denoised.pop(frame, None)
+            if sigmas[1] > sigmas[2]:
+                latent = latents[:, :, place : place + 1]
+                self.moving[frame], denoised = second_order(latent, self.moving[frame], before, (*sigmas,))
+                if frame not in step.finished:
+                    self.denoised[frame] = denoised
+
+    def _clean(self, step: WindowStep) -> dict[int, Tensor]:
         """Of the shown frames, those that are given or finished."""
-        finished = {frame: self._shown(frame, segment) for frame in segment.frames if frame in self.finished}
+        finished = {frame: self._shown(frame, step) for frame in step.frames if frame in self.finished}
         in_place = self.keyframes.keys() - self.beside.keys()
-        given = {frame: self.keyframes[frame][0] for frame in segment.frames if frame in in_place}
+        given = {frame: self.keyframes[frame][0] for frame in step.frames if frame in in_place}
         return given | finished
 
-    def _shown(self, frame: int, segment: Segment) -> Tensor:
+    def _shown(self, frame: int, step: WindowStep) -> Tensor:
         """A finished frame as it was made, or, where the one before it is not shown, its last picture alone.
 
         A latent frame of four pictures says something to the model only after the one before it.
         """
-        if frame == 0 or frame - 1 in segment.frames:
+        if frame == 0 or frame - 1 in step.frames:
             return self.finished[frame].latent
         if frame not in self.alone:
             self.alone[frame] = self.studio.encode(self.finished[frame].pictures[:, -1:])

@@ -19,7 +19,7 @@ def demo_repair(w: Workflow) -> None:
     """A small scene whose frames 5 to 12 stand still is repaired, with the small model that comes with the pack: every frame
     starts from the clip. The good ones are held and end exactly on it, the bad ones have noise 1: they are made anew. Nothing
     to download, seconds on a CPU."""
-    demo_sampled(w, held(DEMO_STUTTER, [0.5, 0.5, 1, 1, 0.5]))
+    demo_sampled(w, held(DEMO_STUTTER, [0, 0.5, 1, 1, 0.5]))
 
 
 def demo_in_between(w: Workflow) -> None:
@@ -32,7 +32,7 @@ def demo_in_between(w: Workflow) -> None:
 def wan21_repair(w: Workflow) -> None:
     """A clip whose frames 33 to 48 stand still is repaired: every frame starts from the clip. The good ones are held and
     end exactly on it, the bad ones have noise 1: they are made anew, with the motion of the others."""
-    sampled(w, wan21(w), [held(STUTTER, [0.5] * 9 + [1.0] * 4 + [0.5] * 8)], CONTINUED)
+    sampled(w, wan21(w), [held(STUTTER, [0.0] + [0.5] * 8 + [1.0] * 4 + [0.5] * 8)], CONTINUED)
 
 
 def wan21_restyle(w: Workflow) -> None:

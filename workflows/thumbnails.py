@@ -49,7 +49,7 @@ GIVEN = {
     "two_gpus": [(0, 1)],
 }
 # Modes that start every frame from the clip: the noise of its latent frames.
-STRENGTHS = {"repair": [0.5, 0.5, 1, 1, 0.5], "restyle": [0, 0.9, 0.95, 0.9, 0]}
+STRENGTHS = {"repair": [0, 0.5, 1, 1, 0.5], "restyle": [0, 0.9, 0.95, 0.9, 0]}
 HEADINGS = {
     "image_to_video": "Image to video",
     "start_end": "Start and end image",

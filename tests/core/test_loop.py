@@ -10,7 +10,7 @@ from pusa_core.plan import plan_clip
 from pusa_core.rolling import Roll
 from pusa_core.staircase import Staircase, Window
 from tests.core.test_rolling import noise, studio
-from tests.core.test_staircase import euler
+from tests.core.test_staircase import MultiStep, euler
 
 CASES = [  # steps, delay, block, window, anchors, latents, given, lead-in
     (4, 1, 1, 6, (0,), 7, True, 0),
@@ -37,7 +37,7 @@ def test_a_loop_is_a_clip_with_its_start_after_its_end(steps, delay, block, size
     encoded = iter([clean[:, :, place : place + 1] for place in places])
     keyframes = [still_keyframe(torch.zeros(1, 8, 8, 3), place, "latent", 0.0) for place in places]
     plan = plan_clip(keyframes, pixel_length(frames + more), lambda _: next(encoded), staircase)
-    whole = euler(plan, torch.cat([noise(f) for f in range(frames + more)], 2))
+    whole = euler(plan, torch.cat([noise(f) for f in range(frames + more)], 2), change=MultiStep())
     torch.testing.assert_close(video, whole[:, :, :frames], rtol=0, atol=5e-5)
 
 

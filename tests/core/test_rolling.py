@@ -1,4 +1,4 @@
-"""Long video in segments, against the same staircase sampled as one clip."""
+"""Long video step by step, against the same staircase sampled as one clip."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch
 from pusa_core.frames import pixel_length
 from pusa_core.plan import plan_clip
 from pusa_core.roll_files import RollFolder, settings_key
-from pusa_core.rolling import Roll, Studio, noise_by_frame, segments
+from pusa_core.rolling import GRID, Roll, Studio, noise_by_frame, window_steps
 from pusa_core.staircase import Staircase, Window
 from tests import forcing
-from tests.core.test_staircase import encode, euler, given, velocity
+from tests.core.test_staircase import MultiStep, encode, euler, given, velocity
 
 SHAPE = (2, 2)
 
@@ -18,15 +18,14 @@ def noise(frame):
     return torch.randn(1, 4, 1, *SHAPE, generator=torch.Generator().manual_seed(100 + frame))
 
 
-def sample(segment, plan, latents):
-    """Euler's method along a segment, as a host does it."""
+def step(_, plan, latents):
+    """Euler's step, as a host takes it."""
     table, clean = plan.table, torch.zeros_like(latents) if plan.clean is None else plan.clean
-    x = table.at(segment.grid[0], segment.grid).to_virtual(latents, clean)
-    for sigma, lower in zip(segment.grid[:-1], segment.grid[1:]):
-        at = table.at(sigma, segment.grid)
-        v = velocity(at.to_frame(x, clean), at.ratio * sigma)
-        x = x + at.velocity(x, clean, v, sigma) * (lower - sigma)
-    return table.at(segment.grid[-1]).to_frame(x, clean)
+    sigma, lower = GRID
+    at = table.at(sigma, GRID)
+    x = at.to_virtual(latents, clean)
+    v = velocity(at.to_frame(x, clean), at.ratio * sigma)
+    return table.at(lower).to_frame(x + at.velocity(x, clean, v, sigma) * (lower - sigma), clean)
 
 
 def pictures(latent):
@@ -35,7 +34,7 @@ def pictures(latent):
 
 
 def studio(**changed):
-    parts = {"noise": noise, "sample": sample, "decode": pictures, "encode": lambda p: p.permute(0, 4, 1, 2, 3)}
+    parts = {"noise": noise, "euler": step, "decode": pictures, "encode": lambda p: p.permute(0, 4, 1, 2, 3)}
     return Studio(**{**parts, **changed})
 
 
@@ -49,12 +48,12 @@ CASES = [  # steps, delay, block, window, anchors, given
 
 
 @pytest.mark.parametrize("steps, delay, block, size, anchors, start", CASES)
-def test_a_video_in_segments_is_the_clip(steps, delay, block, size, anchors, start):
+def test_a_video_step_by_step_is_the_clip(steps, delay, block, size, anchors, start):
     """`encode` gives back what was made, so that all that is shown is as it is in one clip."""
     staircase, frames, more = Staircase(steps, 5.0, delay, block, Window(size, anchors)), 14, 8
     plan = plan_clip(given(start), pixel_length(frames + more), encode, staircase)
     whole = torch.cat([noise(f) for f in range(frames + more)], 2)
-    expected = euler(plan, whole)[:, :, :frames]
+    expected = euler(plan, whole, change=MultiStep())[:, :, :frames]
     keyframes = {f: (plan.clean[:, :, f : f + 1], 0.0) for f in range(start)}
     made = list(Roll(staircase, frames, keyframes, studio()))
     assert [m.frame for m in made] == list(range(frames))
@@ -66,10 +65,10 @@ def test_what_is_held_does_not_grow():
     held = []
     roll = Roll(staircase, 60, {0: (noise(99), 0.0)}, studio())
     for made in roll:
-        held.append((made.frame, len(roll.finished) + len(roll.moving) + len(roll.alone)))
+        held.append((made.frame, len(roll.finished) + len(roll.moving) + len(roll.denoised) + len(roll.alone)))
     assert [frame for frame, _ in held] == list(range(60))
     held = [count for _, count in held]
-    assert max(held[10:]) == max(held[10:20]) < 20
+    assert max(held[10:]) == max(held[10:20]) < 25
 
 
 def test_the_newest_frame_is_shown_as_a_picture():
@@ -97,7 +96,7 @@ def test_keyframes_on_the_way():
 
 def plainly(first, count, moving, beside=None):
     """A rolling window with the first frame as its anchor, written out; `beside`: (frame, latent that is shown beside it)."""
-    grid, size = forcing.sigma_grid(moving, 5.0), moving + 2
+    grid, size, steps = forcing.sigma_grid(moving, 5.0), moving + 2, MultiStep()
     x = {0: first} | {f: noise(f) for f in range(1, count + moving)}
     for evaluation in range(count + moving - 2):
         end = max(evaluation + 2, size)
@@ -109,7 +108,8 @@ def plainly(first, count, moving, beside=None):
         v = velocity(torch.cat(latents, 2), torch.tensor([sigmas]))
         for place, (f, n) in enumerate(zip(shown, taken)):
             if f - 1 <= evaluation and n < moving:
-                x[f] = x[f] + v[:, :, place : place + 1] * (grid[n + 1] - grid[n])
+                own = v[:, :, place : place + 1]
+                x[f] = steps(f, x[f], own, (grid[n], grid[n + 1]), x[f] + own * (grid[n + 1] - grid[n]))
     return torch.cat([x[f] for f in range(count)], 2)
 
 
@@ -131,26 +131,26 @@ def test_a_clip_on_the_way_is_shown_in_its_place():
 
 def test_positions():
     """An anchor is no further off than it is, and no further than the distance; what is beside a frame is where it is."""
-    shown = {s.frames: s.positions for s in segments(Staircase.rolling(3), 1, 30, distance=8)}
+    shown = {s.frames: s.positions for s in window_steps(Staircase.rolling(3), 1, 30, distance=8)}
     assert shown[0, 1, 2, 3, 4] == (0, 1, 2, 3, 4)
     assert shown[0, 4, 5, 6, 7] == (0, 4, 5, 6, 7)
     assert shown[0, 20, 21, 22, 23] == (0, 8, 9, 10, 11)
-    assert {s.positions for s in segments(Staircase.rolling(3), 1, 30)} == {None}
+    assert {s.positions for s in window_steps(Staircase.rolling(3), 1, 30)} == {None}
     seen = []
-    watched = studio(sample=lambda segment, plan, latents: seen.append((segment, plan)) or sample(segment, plan, latents))
+    watched = studio(euler=lambda now, plan, latents: seen.append((now, plan)) or step(now, plan, latents))
     list(Roll(Staircase.rolling(3), 24, {0: (noise(9), 0.0), 20: (noise(8), 0.0)}, watched, distance=8, beside=True))
-    for segment, plan in seen:
-        moves = 20 in segment.frames and segment.sigmas[0, segment.frames.index(20)] > 0
-        assert len(plan) == segment.sigmas.shape[1] == len(segment.frames) + 2 * moves
+    for now, plan in seen:
+        moves = 20 in now.frames and now.sigmas[1, now.frames.index(20)] > 0
+        assert len(plan) == now.sigmas.shape[1] == len(now.frames) + 2 * moves
         if moves:
-            assert plan.positions[-2:] == (8 + segment.frames.index(20) - 1, 8 + segment.frames.index(20))
+            assert plan.positions[-2:] == (8 + now.frames.index(20) - 1, 8 + now.frames.index(20))
             assert torch.equal(plan.clean[:, :, -1:], noise(8))
 
 
 @pytest.mark.parametrize("start, first", [(0, [0, 0, 4, 8]), (1, [0, 4, 8, 12]), (3, [8, 12, 16, 20])])
 def test_the_frame_from_which_motion_goes_on(start, first):
     """The last picture that is finished, when the window moves up; of 4 frames that move, the first has 4 steps to go."""
-    parts = list(segments(Staircase(4, 5.0, 1, window=Window(6, (0,))), start, start + 4))
+    parts = list(window_steps(Staircase(4, 5.0, 1, window=Window(6, (0,))), start, start + 4))
     assert [part.goes_on_from for part in parts[3:]] == first
     assert {part.goes_on_from for part in parts[:3]} == {first[0]}
 
@@ -161,14 +161,14 @@ def test_noise_is_that_of_a_frame():
     assert len({float(noise_by_frame(seed, (1, 1, 1, 1))(frame)) for seed in (0, 1, 2**63 - 1) for frame in range(9)}) == 27
 
 
-def test_segments_are_made_one_by_one():
-    first = next(segments(Staircase(4, 5.0, 1, window=Window(6, (0,))), 1, 10**6))
-    assert first.frames == (0, 1, 2, 3, 4, 5) and first.sigmas.shape == (2, 6) and first.finished == ()
+def test_steps_are_made_one_by_one():
+    first = next(window_steps(Staircase(4, 5.0, 1, window=Window(6, (0,))), 1, 10**6))
+    assert first.frames == (0, 1, 2, 3, 4, 5) and first.sigmas.shape == (3, 6) and first.finished == ()
 
 
 def test_a_staircase_without_a_window():
     with pytest.raises(ValueError, match="along a staircase with a window and a delay"):
-        next(segments(Staircase(4, 5.0, 1), 1, 10))
+        next(window_steps(Staircase(4, 5.0, 1), 1, 10))
 
 
 # --- stopped and gone on -------------------------------------------------------------------------------------------------
@@ -182,18 +182,18 @@ class Died(Exception):
 
 
 def run(folder, staircase, most=None):
-    """Frames of a video that dies before it takes its segment number `most`; what was made is in the folder."""
+    """Frames of a video that dies before it takes its step number `most`; what was made is in the folder."""
     taken = []
 
-    def dies(segment, plan, latents):
-        taken.append(segment)
+    def dies(now, plan, latents):
+        taken.append(now)
         if most is not None and len(taken) > most:
             raise Died
-        return sample(segment, plan, latents)
+        return step(now, plan, latents)
 
     keyframes = {0: (noise(99), 0.0), 1: (noise(98), 0.0), 9: (noise(97), 0.3)}
     before = folder.load(2)
-    roll = Roll(staircase, 14, keyframes, studio(sample=dies), before)
+    roll = Roll(staircase, 14, keyframes, studio(euler=dies), before)
     made = []
     for frame in roll:
         made.append(frame.latent)
@@ -205,17 +205,17 @@ def run(folder, staircase, most=None):
 @pytest.mark.parametrize("staircase", [BLOCKS, SINGLE])
 @pytest.mark.parametrize("most", [0, 1, 3, 5, 6])
 def test_a_run_that_died_goes_on(staircase, most, tmp_path):
-    whole, all_segments = run(RollFolder(tmp_path / "whole"), staircase)
+    whole, all_steps = run(RollFolder(tmp_path / "whole"), staircase)
     with pytest.raises(Died):
         run(RollFolder(tmp_path / "video"), staircase, most)
-    again, segments_again = run(RollFolder(tmp_path / "video"), staircase)
+    again, steps_again = run(RollFolder(tmp_path / "video"), staircase)
     assert torch.equal(again, whole)
-    assert segments_again < all_segments or most < 4  # a segment without a finished frame is made again
+    assert steps_again < all_steps or most < 4  # a step without a finished frame is taken again
 
 
 def test_a_damaged_state(tmp_path):
     folder = RollFolder(tmp_path)
-    (tmp_path / "state.safetensors").write_bytes(b"cut off")
+    (tmp_path / "progress.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="cannot be read .* delete that folder"):
         folder.load(1)
 

@@ -1,5 +1,7 @@
 """Staircases as schedules, against a plain implementation of diffusion forcing with a network that is a formula."""
 
+import math
+
 import pytest
 import torch
 
@@ -30,18 +32,44 @@ def given(latents):
     return [still_keyframe(picture, i, "latent", 0.0) for i in range(latents)]
 
 
-def euler(plan, noise, shown=True):
-    """Euler's method on virtual latents, as a host does it."""
+def euler(plan, noise, shown=True, change=lambda index, frame, v, sigmas, after: after):
+    """Euler's method on virtual latents, as a host does it; `change` may make other steps of it."""
     table, clean = plan.table, torch.zeros_like(noise[:1]) if plan.clean is None else plan.clean
     x = torch.where(plan.keyframed[:, None, :, None, None], clean, noise)
     for sigma, lower in zip(plan.grid[:-1], plan.grid[1:]):
-        at = table.at(sigma, plan.grid)
+        at, after = table.at(sigma, plan.grid), table.at(lower, plan.grid)
         frame, window = at.to_frame(x, clean), plan.shown if shown else None
         seen = torch.arange(len(plan)) if window is None else window.at(sigma)
         v = torch.zeros_like(x)
         v[:, :, seen] = velocity(frame[:, :, seen], (at.ratio * sigma)[:, seen].expand(len(x), -1))
         x = x + at.velocity(x, clean, v, sigma) * (lower - sigma)
+        for f in range(len(plan)):
+            if not plan.keyframed[0, f]:
+                sigmas = [plan.schedule.frames[f].sigma(float(s)) for s in (sigma, lower)]
+                one = [t[:, :, f : f + 1] for t in (frame, v, after.to_frame(x, clean))]
+                x[:, :, f : f + 1] = change(f, one[0], one[1], sigmas, one[2])
     return table.at(0.0).to_frame(x, clean)
+
+
+class MultiStep:
+    """DPM-Solver++(2M) as its authors write it (arXiv 2211.01095, algorithm 2), alpha = 1 - sigma; each frame has a history."""
+
+    def __init__(self):
+        self.history = {}
+
+    def __call__(self, index, frame, v, sigmas, euler):
+        now, after = sigmas
+        if after >= now:
+            return euler
+        before, earlier = self.history.get(index, (1.0, None))
+        self.history[index] = now, frame - now * v
+        if before > 0.999999 or after < 1e-6:
+            return euler
+        half_log_snr = [math.log((1 - sigma) / sigma) for sigma in (before, now, after)]
+        h = half_log_snr[2] - half_log_snr[1]
+        r = (half_log_snr[1] - half_log_snr[0]) / h
+        d = (1 + 1 / (2 * r)) * (frame - now * v) - 1 / (2 * r) * earlier
+        return after / now * frame - (1 - after) * (math.exp(-h) - 1) * d
 
 
 @pytest.mark.parametrize("ar_step, block, prefix", CASES)

@@ -1,4 +1,4 @@
-"""A long video on ComfyUI: each segment of a rolling window is a run of ComfyUI's own sampler."""
+"""A long video on ComfyUI: each step of a rolling window is a run of ComfyUI's own sampler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...plan import Plan
 from ...prompts import mixed, prompts_at
-from ...rolling import Segment, Studio, noise_by_frame
+from ...rolling import GRID, Studio, WindowStep, noise_by_frame
 from ...streaming import StreamingDecoder
 from ...virtual_latent import per_frame
 from ...wan import EXPERT_BOUNDARY
@@ -26,7 +26,7 @@ Conditioning = list[Any]  # ComfyUI's
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a segment is guided by.
+    """What a step is guided by.
 
     Attributes:
         positive: of a pixel frame by number.
@@ -86,20 +86,16 @@ def long_video_studio(
     def encode(pictures: Tensor) -> Tensor:
         return torch.cat([form.process_in(vae.encode(picture[..., :3]).float().cpu()) for picture in pictures])
 
-    def sample(segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
+    def euler(step: WindowStep, plan: Plan, latents: Tensor) -> Tensor:
         clean = plan.clean
         plan = replace(plan, clean=None if clean is None else form.process_out(clean))
-        positive = guidance.positive(segment.goes_on_from)
-        step = _Sampler(positive, guidance.negative, guidance.cfg, seed, progress)
+        sampler = _Sampler(guidance.positive(step.goes_on_from), guidance.negative, guidance.cfg, seed, progress)
         if low_noise_model is None:
-            return step(model, plan, segment.grid, latents)
-        for i in range(len(segment.grid) - 1):
-            grid = segment.grid[i : i + 2]
-            high, low = (step(expert, plan, grid, latents) for expert in (model, low_noise_model))
-            latents = torch.where(per_frame(segment.sigmas[None, i]) >= guidance.boundary, high, low)
-        return latents
+            return sampler(model, plan, latents)
+        high, low = (sampler(expert, plan, latents) for expert in (model, low_noise_model))
+        return torch.where(per_frame(step.sigmas[None, 1]) >= guidance.boundary, high, low)
 
-    return Studio(noise_by_frame(seed, shape), sample, lambda latent: decoder.push(latent).float().cpu(), encode)
+    return Studio(noise_by_frame(seed, shape), euler, lambda latent: decoder.push(latent).float().cpu(), encode)
 
 
 @dataclass(frozen=True)
@@ -110,23 +106,23 @@ class _Sampler:
     seed: int
     progress: Callable[[], None]
 
-    def __call__(self, model: ModelPatcher, plan: Plan, grid: Tensor, latents: Tensor) -> Tensor:
-        """Takes frames along a part of a grid that neither begins at 1 nor ends at 0, as ComfyUI's stages do."""
+    def __call__(self, model: ModelPatcher, plan: Plan, latents: Tensor) -> Tensor:
+        """Takes frames along a grid that neither begins at 1 nor ends at 0, as ComfyUI's stages do."""
         form = model.model.latent_format
         sampled = comfy.sample.sample_custom(
             apply_schedule(model, plan),
             torch.zeros_like(latents),
             self.cfg,
             comfy.samplers.sampler_object("euler"),
-            grid,
+            GRID,
             self.positive,
             self.negative,
-            form.process_out(latents / (1 - grid[0])),
+            form.process_out(latents / (1 - GRID[0])),
             callback=lambda *_: self.progress(),
             disable_pbar=True,
             seed=self.seed,
         )
-        return form.process_in(sampled.cpu()) * (1 - grid[-1])
+        return form.process_in(sampled.cpu()) * (1 - GRID[-1])
 
 
 def fingerprint(name: str, model: ModelPatcher) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""A long video on Diffusers: each segment of a rolling window is Euler's method with the pipeline's own models."""
+"""A long video on Diffusers: each step of a rolling window is an Euler step with the pipeline's own models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...plan import Plan
 from ...prompts import mixed, prompts_at
 from ...roll_files import RollFolder, settings_key
-from ...rolling import Made, Roll, Segment, Studio, noise_by_frame
+from ...rolling import GRID, Made, Roll, Studio, WindowStep, noise_by_frame
 from ...streaming import StreamingDecoder
 from ...video_files import VideoWriter
 from ...virtual_latent import per_frame
@@ -64,7 +64,7 @@ class LongVideo:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a segment is guided by; texts are (1, L, text width), on the models' device.
+    """What a step is guided by; texts are (1, L, text width), on the models' device.
 
     Attributes:
         positive: of a pixel frame by number.
@@ -140,22 +140,21 @@ class _Sampler:
     guidance: Guidance
 
     @torch.no_grad()
-    def __call__(self, segment: Segment, plan: Plan, latents: Tensor) -> Tensor:
-        """Takes frames along a segment's grid."""
+    def __call__(self, step: WindowStep, plan: Plan, latents: Tensor) -> Tensor:
         device = self.pipe._execution_device
-        text = self.guidance.positive(segment.goes_on_from)
-        grid, table = segment.grid.to(device), plan.table.to(device)
+        text = self.guidance.positive(step.goes_on_from)
+        grid, table, latents = GRID.to(device), plan.table.to(device), latents.to(device)
         clean = (torch.zeros_like(latents) if plan.clean is None else plan.clean).to(device)
-        x = table.at(grid[0], grid).to_virtual(latents.to(device), clean)
-        for number, (sigma, lower) in enumerate(pairwise(grid)):
-            at = table.at(sigma, grid)
-            frames, sigmas = at.to_frame(x, clean), (at.ratio * sigma).expand(len(x), -1)
-            made = self._velocity(frames, sigmas, plan, text, segment.sigmas[number].to(device))
-            x = x + at.velocity(x, clean, made, sigma) * (lower - sigma)
-        return table.at(grid[-1]).to_frame(x, clean).cpu()
+        sigma, lower = grid
+        at = table.at(sigma, grid)
+        x = at.to_virtual(latents, clean)
+        frames, sigmas = at.to_frame(x, clean), (at.ratio * sigma).expand(len(x), -1)
+        made = self._velocity(frames, sigmas, plan, text, step.sigmas[1].to(device))
+        x = x + at.velocity(x, clean, made, sigma) * (lower - sigma)
+        return table.at(lower).to_frame(x, clean).cpu()
 
-    def _velocity(self, frames: Tensor, sigmas: Tensor, plan: Plan, text: Tensor, steps: Tensor) -> Tensor:
-        """The guided velocity; with two transformers each frame follows the one for its sigma in `steps`."""
+    def _velocity(self, frames: Tensor, sigmas: Tensor, plan: Plan, text: Tensor, own: Tensor) -> Tensor:
+        """The guided velocity; with two transformers each frame follows the one for its `own` sigma."""
         made = [
             self._guided(wan, scale, frames, sigmas, plan, text)
             for wan, scale in zip(self.pipe.transformers, self.guidance.scales)
@@ -163,7 +162,7 @@ class _Sampler:
         if len(made) == 1:
             return made[0]
         high, low = made
-        return torch.where(per_frame(steps[None]) >= self.guidance.boundary, high, low)
+        return torch.where(per_frame(own[None]) >= self.guidance.boundary, high, low)
 
     def _guided(self, wan: Any, scale: float, frames: Tensor, sigmas: Tensor, plan: Plan, text: Tensor) -> Tensor:
         def predict(embedding: Tensor) -> Tensor:
