@@ -52,7 +52,7 @@ def euler(plan, noise, shown=True, change=lambda index, frame, v, sigmas, after:
 
 
 class MultiStep:
-    """DPM-Solver++(2M) as its authors write it (arXiv 2211.01095, algorithm 2), alpha = 1 - sigma; each frame has a history."""
+    """DPM-Solver++(2M) as its authors write it (arXiv 2211.01095, algorithm 2), alpha = 1 - sigma; history by frame."""
 
     def __init__(self):
         self.history = {}
