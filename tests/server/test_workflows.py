@@ -91,7 +91,7 @@ PUBLISHED = {
     "transition": [(0, 0.3), (-12, 0.3)],
     "text_to_video": [],
     "two_gpus": [(0, 0.2)],
-    "repair": [(0, [0.5] * 9 + [1.0] * 4 + [0.5] * 8)],
+    "repair": [(0, [0.0] + [0.5] * 8 + [1.0] * 4 + [0.5] * 8)],
     "restyle": [(0, [0.0, 0.25, 0.5, *[0.7] * 15, 0.5, 0.25, 0.0])],
 }
 SINGLE_NODES = {  # without a timeline: what their form begins with
