@@ -71,8 +71,8 @@ class RollFolder:
             with safe_open(self.folder / STATE, "pt") as state:
                 about = state.metadata()
                 tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118  # no mapping
-            moving = {int(name): tensor for name, tensor in tensors.items() if not name.startswith(DENOISED)}
-            denoised = {int(name.removeprefix(DENOISED)): tensors[name] for name in tensors.keys() - {*map(str, moving)}}
+            denoised = {int(n.removeprefix(DENOISED)): tensors.pop(n) for n in [*tensors] if n.startswith(DENOISED)}
+            moving = {int(name): tensor for name, tensor in tensors.items()}
             steps, frames = int(about["steps"]), int(about["frames"])
         except FileNotFoundError:
             return Progress()
