@@ -4,13 +4,13 @@ A step on ComfyUI is its own euler's at cfg 1 on the pretend card of the tests, 
 step at cfg 1, without a text encoder and a VAE; with and without keyframes (m = 0.2 on the first latent frame, 0.5 on the
 last), and on ComfyUI with a timestep for every token, too. Training is a forward and a backward with gradient checkpointing
 and frozen weights, with a sigma for the clip and with one for every latent frame. Attention counts as a fused kernel, and no
-kernel's workspace is counted. What a block takes is free again when the next begins, so few blocks tell a step's peak; in
-training each keeps its input. Which mode takes what is told by `memory_modes.py`.
+kernel's workspace is counted. What a block takes is free again when the next begins, so few blocks tell a step's peak on
+Diffusers; in training each keeps its input. Which mode takes what is told by `memory_modes.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ import bench
 
 if TYPE_CHECKING:
     from torch import Tensor
-
 MODELS = "1.3B", "14B"
 SIZES = {"480p": (832, 480), "720p": (1280, 720)}
 FRAMES = 21  # latent; 81 frames
@@ -29,7 +28,7 @@ GOAL, COMFYUI_GOAL = 1.01, 1.005
 def main() -> None:
     parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=2, help="on Diffusers and in training")
     parser.add_argument("--account", action="store_true", help="only what a schedule's memory on ComfyUI consists of")
     options = parser.parse_args()
     bench.use_comfyui(options)
@@ -39,67 +38,63 @@ def main() -> None:
     bench.publish("memory", "\n\n".join(parts), options.write, bench.computed())
 
 
-def comfyui_report(models: list[str], layers: int = 2) -> str:
-    """A step on ComfyUI: plain, with a schedule, and with a timestep for every token."""
-    from environment.pack import import_pack
+def comfyui_report(models: list[str]) -> str:
+    """A step on ComfyUI of whole models: plain, with a schedule, and in the ways to do without the pack."""
     from tests import real_wan
     from tests.pretend import real_size
 
-    real_size.use_card()
-    pack, rows = import_pack(), []
-    for name in models:
-        model = real_wan.open_wan(real_wan.WIDTHS[name], "bf16", layers)
-        for size in SIZES:
-            plan = real_wan.clip_plan(pack, SIZES[size])
-            patched = pack.pusa_core.hosts.comfyui.apply_schedule(model, plan)
-            others = (real_wan.with_expanded_modulation(model, plan), real_wan.with_token_timesteps(model, plan))
-            uses = (real_size.measured(m, partial(real_wan.sample, m, plan.clean)) for m in (model, patched, *others))
-            plain, pusa, *more = (use.over for use in uses)
-            against = [f"{other / 2**20:,.0f} MiB (+{(other - pusa) / 1e9:.2f} GB)" for other in more]
-            rows.append([f"{name} width, {size}", *cells(plain / 2**20, pusa / 2**20), *against])
-    header = ["Wan", "plain", "with a Pusa schedule", "ratio", "modulation expanded to tokens", "a timestep for every token"]
-    what = (
-        f"A step on ComfyUI, {layers} blocks, 81 frames, bf16; peak over the weights. Goals: at most {COMFYUI_GOAL} times; "
-        "at least 2 GB less than expanded modulation at 14B 480p and 4.6 GB at 720p."
+    others = real_wan.with_frame_timesteps, real_wan.with_expanded_modulation, real_wan.with_token_timesteps
+    peaks, writes = [], []
+    for name, size, model, plan, patched in comfyui_cases(models):
+        patches = [patched, *(other(model, plan) for other in others)]
+        uses = [real_size.measured(m, partial(real_wan.sample, m, plan.clean)) for m in (model, *patches)]
+        plain, pusa, *more = (use.over for use in uses)
+        against = [f"{other / 2**20:,.0f} MiB ({(other - pusa) / 1e9:+.2f} GB)" for other in more]
+        peaks.append([f"{name}, {size}", *cells(plain / 2**20, pusa / 2**20), *against])
+        made = [use.made for use in uses]
+        writes.append([f"{name}, {size}", f"{made[0] / 1e9:,.0f} GB", *(f"{each / made[0]:.3f}" for each in made[1:])])
+    header = ["a timestep for every frame", "modulation expanded to tokens", "a timestep for every token"]
+    return "\n\n".join(
+        [
+            f"A step on ComfyUI, 81 frames, bf16; peak over the weights. Goals: at most {COMFYUI_GOAL} times; at least 2 GB "
+            "less than expanded modulation at 14B 480p and 4.6 GB at 720p.",
+            bench.table(["Wan", "plain", "with a Pusa schedule", "ratio", *header], peaks),
+            "All that the same step's operations write to new places, and how many times as much the others do.",
+            bench.table(["Wan", "plain", "with a Pusa schedule", *header], writes),
+        ]
     )
-    return f"{what}\n\n{bench.table(header, rows)}"
 
 
-def account_report(models: list[str], layers: int = 2) -> str:
-    """What a schedule's memory consists of when a step takes most, and what it would be without blocks' expansion."""
+def comfyui_cases(models: list[str]) -> Iterator[tuple[str, str, Any, Any, Any]]:
+    """(name, size, the model, a plan, the model with it) of real sizes on the pretend card."""
     from environment.pack import import_pack
     from tests import real_wan
     from tests.pretend import real_size
 
     real_size.use_card()
-    pack, columns = import_pack(), {}
+    pack = import_pack()
     for name in models:
-        model = real_wan.open_wan(real_wan.WIDTHS[name], "bf16", layers)
+        model = real_wan.open_wan(real_wan.WIDTHS[name], "bf16")
         for size in SIZES:
             plan = real_wan.clip_plan(pack, SIZES[size])
-            patched = pack.pusa_core.hosts.comfyui.apply_schedule(model, plan)
-            plain, pusa = (real_size.owners_at_peak(m, partial(real_wan.sample, m, plan.clean)) for m in (model, patched))
-            columns[f"{name} width, {size}"] = more = {line: pusa[line] - plain[line] for line in {**pusa, **plain}}
-            more["all"] = sum(more.values())
-            more["if blocks had not to expand a frame's modulation"] = more["all"] - expansion(patched, plan)
+            yield name, size, model, plan, pack.pusa_core.hosts.comfyui.apply_schedule(model, plan)
+
+
+def account_report(models: list[str]) -> str:
+    """What a schedule's memory consists of when a step takes most."""
+    from tests import real_wan
+    from tests.pretend import real_size
+
+    columns: dict[str, dict[str, int]] = {}
+    for name, size, model, plan, patched in comfyui_cases(models):
+        plain, pusa = (real_size.owners_at_peak(m, partial(real_wan.sample, m, plan.clean)) for m in (model, patched))
+        columns[f"{name}, {size}"] = more = {line: pusa[line] - plain[line] for line in {**pusa, **plain}}
+        more["all"] = sum(more.values())
     lines = {line: None for more in columns.values() for line, taken in more.items() if abs(taken) >= 2**20 / 100}
     rows = [
         ["/".join(line.split("/")[-2:]), *(f"{more[line] / 2**20:.2f} MiB" for more in columns.values())] for line in lines
     ]
     return bench.table(["more than plain, made in", *columns], rows)
-
-
-def expansion(model: Any, plan: Any) -> int:
-    """Bytes of a step's peak that would not be there if ComfyUI's blocks took a frame's modulation as it is."""
-    from unittest.mock import patch
-
-    from tests import real_wan
-    from tests.pretend import real_size
-
-    run = partial(real_wan.sample, model, plan.clean)
-    with patch("comfy.ldm.wan.model.repeat_e", lambda modulation, x: modulation[:, :1]):
-        free = real_size.measured(model, run).peak
-    return real_size.measured(model, run).peak - free
 
 
 def other_report(options) -> str:

@@ -121,20 +121,13 @@ def size_report(rounds: int) -> str:
 
 def on_comfyui(file: Path, plan, device) -> dict:
     """What to compare: one step each, of clones that share their weights."""
-    from comfy.patcher_extension import WrappersMP
-
     from pusa_core.hosts.comfyui import apply_schedule
     from pusa_core.schedule import pusa_sigmas
     from tests import tiny
+    from tests.real_wan import with_frame_timesteps
 
     model = tiny.load_wan(file)
-    ratio = plan.table.at(1.0).ratio[0]
-
-    def per_frame(executor, x, timestep, *args, **kwargs):
-        return executor(x, timestep[:, None] * ratio.to(timestep), *args, **kwargs)
-
-    given = model.clone()
-    given.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark", per_frame)
+    given = with_frame_timesteps(model, plan)
     models = {"unpatched": model, "Pusa schedule": apply_schedule(model, plan), "ComfyUI given (B, F) timesteps": given}
     text = [tiny.conditioning(tokens=512)] * 2
     return {key: partial(bench.sample, m, plan, text, "euler", pusa_sigmas(10)[:2]) for key, m in models.items()}

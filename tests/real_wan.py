@@ -156,6 +156,15 @@ def clip_plan(pack: ModuleType, size: tuple[int, int]):
     return core.plan.Plan((core.schedule.FrameSchedule.build(FRAMES, maps),), clean)
 
 
+def with_frame_timesteps(model, plan):
+    """The model with a timestep for every frame, whose modulation each of ComfyUI's blocks copies to every token."""
+    return _with_wrapper(model, partial(_per_frame, plan.table.at(1.0).ratio[0]))
+
+
+def _per_frame(ratio: Tensor, executor, x: Tensor, timestep: Tensor, *args, **kwargs):
+    return executor(x, timestep[:, None] * ratio.to(timestep), *args, **kwargs)
+
+
 def with_token_timesteps(model, plan):
     """The model with a timestep for every token, as the authors' own code gives it."""
     return _with_wrapper(model, partial(_per_token, plan.table.at(1.0).ratio[0]))
@@ -176,7 +185,7 @@ def _expanded(ratio: Tensor, executor, x: Tensor, timestep: Tensor, *args, **kwa
     projection = executor.class_obj.time_projection
     hook = projection.register_forward_hook(lambda module, given, made: made.repeat_interleave(tokens, dim=1))
     try:
-        return executor(x, timestep[:, None] * ratio.to(timestep), *args, **kwargs)
+        return _per_frame(ratio, executor, x, timestep, *args, **kwargs)
     finally:
         hook.remove()
 

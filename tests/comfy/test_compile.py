@@ -27,25 +27,27 @@ def compiled(model, count):
     return model
 
 
-def sample(model, clip, text, pack, steps=4):
+def sample(model, clip, text, pack, cfg, steps=4):
     noise, grid = comfy.sample.prepare_noise(clip.latent["samples"], 3), pack.pusa_core.schedule.pusa_sigmas(steps)
     return comfy.sample.sample_custom(
-        model, noise, 3.0, comfy.samplers.sampler_object("euler"), grid, text.positive, text.negative,
+        model, noise, cfg, comfy.samplers.sampler_object("euler"), grid, text.positive, text.negative,
         clip.latent["samples"], disable_pbar=True, seed=3,
     )  # fmt: skip
 
 
-def test_a_compiled_model_samples_the_same_and_compiles_once(host, pack, wan, text, make_clip):
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_compiled_model_samples_the_same_and_compiles_once(host, pack, wan, text, make_clip, cfg):
+    """One clip, whose frames are blocks' batch, and two."""
     clip = make_clip(wan, {0: 0.0, 2: 0.3, 5: (0.5, "hold")})
-    eager = sample(host.apply_schedule(wan, clip.plan), clip, text, pack)
+    eager = sample(host.apply_schedule(wan, clip.plan), clip, text, pack, cfg)
     plain, count = CompileCounter(), CompileCounter()
-    sample(compiled(wan, plain), make_clip(wan, {}), text, pack)
+    sample(compiled(wan, plain), make_clip(wan, {}), text, pack, cfg)
     torch._dynamo.reset()
     model = host.apply_schedule(compiled(wan, count), clip.plan)
-    made = sample(model, clip, text, pack)
+    made = sample(model, clip, text, pack, cfg)
     assert ((made - eager).norm() / eager.norm()) < 1e-5
     assert (made - clip.plan.clean)[:, :, 0].abs().max() < 1e-5
     graphs = count.frame_count
     assert 0 < graphs <= plain.frame_count + 1, "no graph more than the model alone, but for the timesteps"
-    sample(model, clip, text, pack, steps=7)
+    sample(model, clip, text, pack, cfg, steps=7)
     assert count.frame_count == graphs, "another run, other sigmas: nothing is compiled again"

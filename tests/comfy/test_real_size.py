@@ -27,7 +27,7 @@ for precision, state in (("bf16", "NORMAL_VRAM"), ("bf16", "NO_VRAM"), ("fp8 sca
     patched = import_pack().pusa_core.hosts.comfyui.apply_schedule(model, plan)
     others = (patched, real_wan.with_expanded_modulation(model, plan))
     uses = [real_size.measured(each, partial(real_wan.sample, each, plan.clean)) for each in (model, *others)]
-    sizes[precision + " " + state] = [(use.weights, use.over) for use in uses]
+    sizes[precision + " " + state] = [(use.weights, use.over, use.made) for use in uses]
 print(json.dumps(sizes))
 """
 WEIGHTS = {"bf16 NORMAL_VRAM": 2, "bf16 NO_VRAM": 0, "fp8 scaled NORMAL_VRAM": 1, "fp8 LOW_VRAM": 1}  # bytes of a matrix's
@@ -41,21 +41,28 @@ def run(*command):
 
 @pytest.fixture(scope="module")
 def uses(comfyui):
-    """{precision and mode: (bytes of weights on the card, at most beside them) plain, with a schedule, expanded}"""
+    """{precision and mode: (bytes of weights on the card, at most beside them, written) plain, with a schedule, expanded}"""
     return json.loads(run("-c", COUNT).splitlines()[-1])
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_a_schedule_takes_half_a_percent_more_than_a_plain_step(uses, case):
-    (plain_weights, plain), (weights, ours), _ = uses[case]
+    (plain_weights, plain, _), (weights, ours, _), _ = uses[case]
     assert weights == plain_weights
     assert plain < ours <= 1.005 * plain
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_it_takes_gigabytes_less_than_modulation_expanded_to_tokens(uses, case):
-    _, (_, ours), (_, expanded) = uses[case]
+    _, (_, ours, _), (_, expanded, _) = uses[case]
     assert expanded - ours > 2e9
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_blocks_do_not_copy_a_frames_modulation_to_its_tokens(uses, case):
+    """Only the head does, once: three times the clip's tokens in bf16."""
+    (*_, plain), (*_, ours), (*_, expanded) = uses[case]
+    assert ours - plain < 1.3 * 3 * 2 * 32760 * 5120 < 0.3 * (expanded - plain)
 
 
 def test_weights_are_as_large_as_their_precision(uses):

@@ -34,7 +34,7 @@ class Card:
 
     Attributes:
         budget: bytes that it has.
-        live, peak: bytes on it now, and the most since `watch`.
+        live, peak, made: bytes on it now, the most, and all that were written to new places, since `watch`.
         sought, seen: bytes at which it is looked at once, and its owners then.
         waits: how often the host waited since `watch`, by (kind, caller).
         largest_computed: elements of the largest tensors that have values.
@@ -43,7 +43,7 @@ class Card:
     def __init__(self) -> None:
         self.budget = 2**40
         self.largest_computed = sys.maxsize
-        self.live = self.peak = 0
+        self.live = self.peak = self.made = 0
         self.sought, self.seen = sys.maxsize, Counter[str]()
         self.waits: Counter[tuple[str, str]] = Counter()
         self.allocations: WeakValueDictionary[int, _Allocation] = WeakValueDictionary()
@@ -53,8 +53,8 @@ class Card:
         return self.budget - self.live
 
     def watch(self) -> None:
-        """Starts the peak and the counts of waiting anew."""
-        self.peak = self.live
+        """Starts the peak and the counts anew."""
+        self.peak, self.made = self.live, 0
         self.waits.clear()
 
     def wait(self, kind: str) -> None:
@@ -93,6 +93,7 @@ class _Allocation:
             )
         self.nbytes = nbytes
         card.live += nbytes
+        card.made += nbytes
         card.peak = max(card.peak, card.live)
         if card.live >= card.sought:
             card.seen, card.sought = card.owners() + Counter({self.owner: nbytes}), sys.maxsize

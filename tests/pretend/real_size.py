@@ -59,10 +59,12 @@ class Use:
     Attributes:
         weights: of the model, that stay there.
         peak: at most, with them.
+        made: all that were written to new places.
     """
 
     weights: int
     peak: int
+    made: int
 
     @property
     def over(self) -> int:
@@ -78,7 +80,7 @@ def measured(model, run: Callable[[], Any]) -> Use:
         run()
         card.watch()
         run()
-    use = Use(card.bytes_of(parts(model.model.parameters())), card.peak)
+    use = Use(card.bytes_of(parts(model.model.parameters())), card.peak, card.made)
     management.current_loaded_models.clear()  # whose weights leave the card with the model
     return use
 

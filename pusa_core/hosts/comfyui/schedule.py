@@ -4,16 +4,14 @@
   on the way, back into frames. It lays the number of every latent pixel into every cond as a noise-shaped tensor, so ComfyUI
   itself slices them with areas, context windows, batches and devices.
 - APPLY_MODEL shows the model the frames instead of the virtual latents.
-- DIFFUSION_MODEL gives every latent frame its own timestep.
+- DIFFUSION_MODEL gives every latent frame its own timestep; what the blocks make of that is in `per_frame.py`.
 
 While the model runs, the pack holds the clean latents of keyframes alone, and what the model is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -23,19 +21,17 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor
 
-from ...causal import block_causal
 from ...frames import pixel_length
 from ...messages import fault, say
 from ...plan import Plan, ShownFrames
 from ...virtual_latent import FrameCoefficients, ScheduleTable, per_frame
-from ...wan import PATCH
 from .checks import check_channels, check_conds, check_grid, check_model, check_sampler, check_single_rank
+from .per_frame import causal, frames_as_batch, positioned
 from .previews import show_sheet
 
 KEY = "pusa"
 RUN = "pusa_run"
 RATIO = "pusa_ratio"
-ATTENTION = "optimized_attention_override"  # ComfyUI's name
 CARRIED = "pusa_carried"  # the noise of this run was made of what an earlier stage left
 
 
@@ -158,6 +154,7 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     del clean
 
     options[RUN] = run
+    options.update(frames_as_batch(guider.inner_model.diffusion_model, options))
     for cond in (c for cs in guider.conds.values() for c in cs):
         cond["model_conds"] = {**cond["model_conds"], KEY: comfy.conds.CONDNoiseShape(run.cells)}
     show = None
@@ -256,48 +253,8 @@ def _diffusion_model(executor, x, timestep, context, clip_fea, time_dim_concat, 
         )
     plan: Plan = transformer_options[KEY]
     if plan.blocks is not None:
-        transformer_options = _causal(plan.blocks, x, context, transformer_options)
+        transformer_options = causal(plan.blocks, x, context, transformer_options)
     if plan.positions is not None:
-        transformer_options = _positioned(executor.class_obj, plan.positions, x, transformer_options)
+        transformer_options = positioned(executor.class_obj, plan.positions, x, transformer_options)
     timestep = timestep.reshape(x.shape[0], -1) * ratio
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
-
-
-def _causal(blocks: list[int], x: Tensor, context: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    """Options with which self-attention is block-causal, through whatever attention another node has put there."""
-    pixels = -(-x.shape[3] // PATCH) * -(-x.shape[4] // PATCH)
-    tokens = [pixels * frames for frames in blocks]
-    if context.shape[1] == sum(tokens):
-        raise fault(
-            "A clip of {tokens} tokens cannot be told from its text, which has as many: change its size or length.",
-            tokens=sum(tokens),
-        )
-    other = options.get(ATTENTION)
-
-    def override(attention, query, key, value, *args, **kwargs):
-        inner = partial(attention if other is None else partial(other, attention), *args, **kwargs)
-        if key.shape[1] != sum(tokens):
-            return inner(query, key, value)
-        return block_causal(inner, query, key, value, tokens)
-
-    return {**options, ATTENTION: override}
-
-
-def _positioned(wan: Any, positions: tuple[int, ...], x: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    """Options with which frames are at positions of their own in the rotary embedding, in every block."""
-    rotary = wan.rope_encode(
-        max(positions) + 1, *x.shape[3:], device=x.device, dtype=x.dtype, transformer_options=options
-    )  # (1, positions * tokens of a frame, ...)
-    tokens = rotary.shape[1] // (max(positions) + 1)
-    rotary = torch.cat([rotary[:, p * tokens : (p + 1) * tokens] for p in positions], dim=1)
-    replaced = options.get("patches_replace", {})
-    blocks = replaced.get("dit", {})
-    names = [("double_block", number) for number in range(len(wan.blocks))]
-    ours = {name: partial(_block_with, rotary, blocks.get(name)) for name in names}
-    return {**options, "patches_replace": {**replaced, "dit": {**blocks, **ours}}}
-
-
-def _block_with(rotary: Tensor, other: Callable | None, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """A block with another rotary embedding, in whatever another node has put in its place."""
-    args = {**args, "pe": rotary}
-    return extra["original_block"](args) if other is None else other(args, extra)
