@@ -2,10 +2,12 @@
 
 import logging
 
+import comfy.ldm.wan.model as comfy_wan
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.testing import CompileCounter
 
@@ -13,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("inference_mode")
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler(monkeypatch):
+    """With the attention that a GPU gets; the CPU's asks for free memory, where a graph breaks."""
+    monkeypatch.setattr(comfy_wan, "optimized_attention", attention_pytorch)
     torch._dynamo.reset()
     logging.getLogger("torch.__trace").disabled = True  # pytest would keep thousands of lines
     yield
@@ -48,6 +52,6 @@ def test_a_compiled_model_samples_the_same_and_compiles_once(host, pack, wan, te
     assert ((made - eager).norm() / eager.norm()) < 1e-5
     assert (made - clip.plan.clean)[:, :, 0].abs().max() < 1e-5
     graphs = count.frame_count
-    assert 0 < graphs <= plain.frame_count + 1, "no graph more than the model alone, but for the timesteps"
+    assert graphs == plain.frame_count == 1
     sample(model, clip, text, pack, cfg, steps=7)
     assert count.frame_count == graphs, "another run, other sigmas: nothing is compiled again"

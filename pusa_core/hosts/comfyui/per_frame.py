@@ -93,8 +93,8 @@ def _folded(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """A block with the frames of one clip as a batch. Of several, each would need a copy of the rotary embedding."""
     clip, modulation, options = args["img"], args["vec"], args["transformer_options"]  # (B, tokens, D), (B, F, 6, D)
     frames = modulation.shape[1]
-    sees_tokens = {"attn1_patch", "attn2_patch"} & options.get("patches", {}).keys()
-    if len(clip) > 1 or clip.shape[1] % frames or sees_tokens:
+    patches = options.get("patches", {})
+    if len(clip) > 1 or clip.shape[1] % frames or "attn1_patch" in patches or "attn2_patch" in patches:
         return extra["original_block"](args)
     of_frames = {
         "img": _fold(clip, frames),
