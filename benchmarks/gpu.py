@@ -1,12 +1,13 @@
 """What Pusa costs on a GPU at real size: seconds, peak memory and host synchronisations per step, in one command.
 
-Wan models of real width with random weights that are made on the card, on ComfyUI, its own euler at cfg 1: plain; with a Pusa
-schedule; with a frame's modulation expanded to all its tokens; and with a timestep for every token, as the authors' own code
-has it. Where not all blocks are taken, a step's time is theirs alone. In bf16, fp8, fp8 scaled and GGUF Q8_0; resident,
-offloaded as --novram, where ComfyUI has less than the weights need, and by its dynamic VRAM; with a LoRA that is merged when
-the weights are resident and added in every forward when they are not (a baked one costs what none costs); with and without
-torch.compile. A step is what lies between two callbacks of the sampler, so that nothing of a run's beginning counts. The peak
-is what PyTorch takes in a run over what it held before; what dynamic VRAM holds of the weights is not PyTorch's.
+Wan models of real width with random weights that are made on the card, on ComfyUI, its own euler at cfg 1: plain; with a
+Pusa schedule; with a timestep for every frame, as ComfyUI itself does it; with a frame's modulation expanded to all its
+tokens; and with a timestep for every token, as the authors' own code has it. Where not all blocks are taken, a step's time
+is theirs alone. In bf16, fp8, fp8 scaled and GGUF Q8_0; resident, offloaded as --novram, where ComfyUI has less than the
+weights need, and by its dynamic VRAM; with a LoRA that is merged when the weights are resident and added in every forward
+when they are not (a baked one costs what none costs); with and without torch.compile. A step is what lies between two
+callbacks of the sampler, so that nothing of a run's beginning counts. The peak is what PyTorch takes in a run over what it
+held before; what dynamic VRAM holds of the weights is not PyTorch's.
 
 Each group of these is a process of its own. Groups are taken in the order of their worth, and one that would take longer than
 what is left of the minutes, as far as those before it tell, is left out; what was left out is named. --json is written after
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from gpu_groups import EXPANDED, GROUPS, PUSA, TOKENS, Group, Measured
+from gpu_groups import EXPANDED, FRAMES, GROUPS, PUSA, TOKENS, Group, Measured
 
 from environment.pack import import_pack
 
@@ -217,7 +218,11 @@ def runner(way: str, model: Any, plan: Any, group: Group, options: argparse.Name
 
     from tests import real_wan
 
-    others = {EXPANDED: real_wan.with_expanded_modulation, TOKENS: real_wan.with_token_timesteps}
+    others = {
+        FRAMES: real_wan.with_frame_timesteps,
+        EXPANDED: real_wan.with_expanded_modulation,
+        TOKENS: real_wan.with_token_timesteps,
+    }
     if way == PUSA:
         model = import_pack().pusa_core.hosts.comfyui.apply_schedule(model, plan)
     elif way in others:

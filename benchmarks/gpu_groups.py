@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 PLAIN, PUSA = "plain", "Pusa schedule"
-EXPANDED, TOKENS = "modulation expanded to tokens", "a timestep for every token"
-ALL = (PLAIN, PUSA, EXPANDED, TOKENS)
+FRAMES, EXPANDED = "a timestep for every frame", "modulation expanded to tokens"
+TOKENS = "a timestep for every token"
+ALL = (PLAIN, PUSA, FRAMES, EXPANDED, TOKENS)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,13 @@ def test_the_gpu_benchmark_runs_where_there_is_no_gpu(comfyui, tmp_path):
     text = run("benchmarks/gpu.py", *options, "--json", str(report))
     found = json.loads(report.read_text())
     ways = [result["way"] for result in found["results"]]
-    assert ways == ["plain", "Pusa schedule", "modulation expanded to tokens", "a timestep for every token"]
+    assert ways == [
+        "plain",
+        "Pusa schedule",
+        "a timestep for every frame",
+        "modulation expanded to tokens",
+        "a timestep for every token",
+    ]
     assert found["left_out"] == {} and all(f"| {way} |" in text for way in ways)
 
 
