@@ -1,12 +1,13 @@
 """Frames as the batch within ComfyUI's blocks give every number that ComfyUI's own copies of the modulation give."""
 
-from functools import partial
+from functools import wraps
 
 import comfy.ldm.wan.model as comfy_wan
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch, wrap_attn
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
@@ -103,16 +104,18 @@ def test_what_patches_attention_is_given_the_clip(sampled, wan, kind):
     assert_same(sampled, with_options(wan, patches={kind: [patch]}), folded=False)
 
 
-def test_attention_that_was_put_in_a_layers_place_is_given_the_clip(sampled, wan):
-    model, layer = wan.clone(), wan.model.diffusion_model.blocks[1].self_attn
+@pytest.mark.parametrize("name", ["self_attn", "cross_attn", "ffn"])
+def test_what_was_put_in_a_layers_place_is_given_the_clip(sampled, wan, name):
+    model, layer = wan.clone(), getattr(wan.model.diffusion_model.blocks[1], name)
     forward = type(layer).forward
 
     def louder(x, *args, **kwargs):
         assert x.shape[:2] == (1, 96)
         return 1.1 * forward(layer, x, *args, **kwargs)
 
-    model.add_object_patch("diffusion_model.blocks.1.self_attn.forward", louder)
+    model.add_object_patch(f"diffusion_model.blocks.1.{name}.forward", louder)
     assert_same(sampled, model, folded=False)
+    assert not torch.equal(sampled(model)[0], sampled(wan)[0])
 
 
 @pytest.mark.parametrize("owner, name", [(comfy_wan.WanSelfAttention, "forward"), (comfy_wan, "optimized_attention")])
@@ -123,6 +126,17 @@ def test_attention_that_was_put_in_comfyuis_place_is_given_the_clip(sampled, wan
         shapes.add(next(arg.shape[0] for arg in args if isinstance(arg, torch.Tensor)))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, partial(other) if owner is comfy_wan else other)
+    monkeypatch.setattr(owner, name, wraps(original)(other) if owner is comfy_wan else other)
     assert_same(sampled, wan, folded=False)
     assert shapes == {1}
+
+
+def test_attention_with_comfyuis_override_may_be_anothers(sampled, wan, monkeypatch):
+    @wrap_attn
+    def sharper(query, *args, **kwargs):
+        return attention_pytorch.__wrapped__(2 * query, *args, **kwargs)
+
+    plain, _ = sampled(wan)
+    monkeypatch.setattr(comfy_wan, "optimized_attention", sharper)
+    assert_same(sampled, wan)
+    assert not torch.equal(sampled(wan)[0], plain)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import comfy.ldm.wan.model as comfy_wan
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, cat, nn
 
 from ...causal import block_causal
@@ -27,9 +28,9 @@ Block = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]  # ComfyUI's 
 def frames_as_batch(wan: nn.Module, options: Options) -> Options:
     """Options with which blocks take frames as a batch, but those that another node has replaced.
 
-    They are as they were where attention is not ComfyUI's own, which alone lets itself be shown the clip.
+    They are as they were where another node has changed what sees a block's tokens.
     """
-    if not _attention_is_stock(wan):
+    if not _is_stock(wan):
         return options
     return _with_blocks(wan, options, lambda other: other or _folded)
 
@@ -82,11 +83,14 @@ def _at_positions(rotary: Tensor, other: Block | None, args: dict[str, Any], ext
     return extra["original_block"](args) if other is None else other(args, extra)
 
 
-def _attention_is_stock(wan: Any) -> bool:
-    """Whether what computes attention asks for ComfyUI's override, as far as other nodes are known to replace it."""
-    layers = [layer for block in wan.blocks for layer in (block.self_attn, block.cross_attn)]
-    stock = all("forward" not in vars(layer) and type(layer).forward.__module__ == comfy_wan.__name__ for layer in layers)
-    return stock and hasattr(comfy_wan.optimized_attention, "__wrapped__")
+def _is_stock(wan: Any) -> bool:
+    """Whether no other node has put something in the place of what sees a block's tokens: its attention, of which ComfyUI's
+    alone asks for an override, and its feed-forward, which some let take tokens in parts."""
+    attention = [layer for block in wan.blocks for layer in (block.self_attn, block.cross_attn)]
+    layers = [*attention, *(block.ffn for block in wan.blocks)]
+    asks = getattr(comfy_wan.optimized_attention, "__code__", None) is attention_pytorch.__code__  # of ComfyUI's decorator
+    comfyuis = all(type(layer).forward.__module__ == comfy_wan.__name__ for layer in attention)
+    return asks and comfyuis and all(getattr(layer.forward, "__func__", None) is type(layer).forward for layer in layers)
 
 
 def _folded(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
