@@ -12,37 +12,24 @@ import pytest
 import torch
 
 from environment.comfyui import PACK
+from tests.pretend import BUDGETS
 
-COUNT = """
-from tests.pretend import comfyui, real_size
-from tests import real_wan
-from environment.pack import import_pack
-from functools import partial
-import json
-sizes = {}
-for precision, state in (("bf16", "NORMAL_VRAM"), ("bf16", "NO_VRAM"), ("fp8 scaled", "NORMAL_VRAM"), ("fp8", "LOW_VRAM")):
-    real_size.use_card(24 * 2**30, state)
-    model = real_wan.open_wan(real_wan.WIDTHS["14B"], precision, 2)
-    plan = real_wan.clip_plan(import_pack(), real_wan.SIZES["480p"])
-    patched = import_pack().pusa_core.hosts.comfyui.apply_schedule(model, plan)
-    others = (patched, real_wan.with_expanded_modulation(model, plan))
-    uses = [real_size.measured(each, partial(real_wan.sample, each, plan.clean)) for each in (model, *others)]
-    sizes[precision + " " + state] = [(use.weights, use.over, use.made) for use in uses]
-print(json.dumps(sizes))
-"""
 WEIGHTS = {"bf16 NORMAL_VRAM": 2, "bf16 NO_VRAM": 0, "fp8 scaled NORMAL_VRAM": 1, "fp8 LOW_VRAM": 1}  # bytes of a matrix's
 
 
-def run(*command):
-    done = subprocess.run([sys.executable, *command], cwd=PACK, capture_output=True, text=True)
+def output_of(done):
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+def report_of(done):
+    return json.loads(output_of(done).splitlines()[-1])
+
+
 @pytest.fixture(scope="module")
-def uses(comfyui):
-    """{precision and mode: (bytes of weights on the card, at most beside them, written) plain, with a schedule, expanded}"""
-    return json.loads(run("-c", COUNT).splitlines()[-1])
+def uses(beside_a_card):
+    """The report of tests/pretend/real_steps.py."""
+    return report_of(beside_a_card.run("tests.pretend.real_steps"))
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
@@ -72,6 +59,27 @@ def test_weights_are_as_large_as_their_precision(uses):
         assert weights == 0 if size == 0 else size * matrices < weights < size * matrices + 5e8, case
 
 
+@pytest.fixture(scope="module")
+def run_on_budgets(beside_a_card, tmp_path_factory):
+    """The report of tests/pretend/real_budgets.py."""
+    return report_of(beside_a_card.run("tests.pretend.real_budgets", tmp_path_factory.mktemp("budgets")))
+
+
+@pytest.mark.parametrize("lora", ["", ", LoRA"])
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("precision", ["bf16", "fp8 scaled"])
+def test_a_schedule_takes_at_most_a_hundredth_more_wherever_weights_are(run_on_budgets, precision, budget, lora):
+    """Of the smaller model, in which latents weigh more beside activations."""
+    cases = [f"{precision}, {budget}, {way}{lora}" for way in ("plain", "schedule")]
+    if cases[0] not in run_on_budgets:
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    (size, plain_weights, plain), (_, weights, ours) = (run_on_budgets[case] for case in cases)
+    low, high = {"24 GB": (0.99, 1), "--novram": (0, 0)}.get(budget, (0.1, 0.9))
+    assert low <= weights / size <= high, "the card holds as much as this test is about"
+    assert weights == plain_weights
+    assert plain < ours <= 1.01 * plain
+
+
 @pytest.fixture
 def gpu(comfyui, monkeypatch):
     monkeypatch.syspath_prepend(PACK / "benchmarks")
@@ -80,7 +88,8 @@ def gpu(comfyui, monkeypatch):
 
 def test_the_gpu_benchmark_runs_where_there_is_no_gpu(comfyui, tmp_path):
     report, options = tmp_path / "gpu.json", ["--cpu", "--small", "--rounds", "1", "--first", "1"]
-    text = run("benchmarks/gpu.py", *options, "--json", str(report))
+    command = [sys.executable, "benchmarks/gpu.py", *options, "--json", str(report)]
+    text = output_of(subprocess.run(command, cwd=PACK, capture_output=True, text=True))
     found = json.loads(report.read_text())
     ways = [result["way"] for result in found["results"]]
     assert ways == [

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-from tests.pretend import dynamic  # before anything looks for a card
+import tests.pretend.device  # noqa: F401  before anything looks for a card
 
 
 def main(mode: str, folder: Path) -> None:
-    if mode == "dynamic":
-        dynamic.load_library()
     host = importlib.import_module("tests.pretend.pipelines" if mode == "diffusers" else "tests.pretend.comfyui")
     reports, results = host.run_all(mode, folder)
     torch.save(results, folder / f"{mode}.pt")

@@ -1,4 +1,5 @@
-"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, half or a third of a model's weights, or none.
+"""python -m tests.pretend.budgets FOLDER: the pack on cards that hold all, half or a third of a model's weights, or none, and
+by dynamic VRAM.
 
 Prints a line of JSON: a report for each precision and card. Files go to FOLDER.
 """
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import product
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from pusa_core.bake import LoraFile, bake
 from tests import real_wan, tiny
 
-from . import BUDGETS
+from . import BUDGETS, dynamic
 from .device import CPU, card
 
 # Before ComfyUI, which looks for a card where it is imported.
@@ -46,7 +47,7 @@ def open_studio(folder: Path) -> Studio:
     WanModel.__init__.__defaults__ = tuple(TEXT_DIM if each == tiny.TEXT_DIM else each for each in defaults)
     tiny.TEXT_DIM = TEXT_DIM
     for name in ("high", "low"):
-        tiny.write_wan(folder / f"{name}.safetensors", seed=1, layers=LAYERS, text_dim=TEXT_DIM)
+        write_wan(folder / f"{name}.safetensors", torch.bfloat16)
     tiny.write_vae(folder / "vae.safetensors")
     tiny.write_lora(folder / "lora.safetensors", layers=LAYERS)
     studio = Studio(import_pack(), folder)
@@ -54,13 +55,17 @@ def open_studio(folder: Path) -> Studio:
     return studio
 
 
+def write_wan(path: Path, dtype: torch.dtype) -> Path:
+    return tiny.write_wan(path, seed=1, layers=LAYERS, text_dim=TEXT_DIM, dtype=dtype)
+
+
 def open_models(folder: Path) -> Models:
-    """What opens a model anew, by its precision."""
-    exact, scaled = folder / "high.safetensors", folder / "scaled.safetensors"
-    bake(exact, [LoraFile(folder / "lora.safetensors", 0.0)], scaled, "fp8_scaled")
+    """What opens a model anew, by its precision, which is its file's."""
+    bf16, scaled = folder / "high.safetensors", folder / "scaled.safetensors"
+    bake(bf16, [LoraFile(folder / "lora.safetensors", 0.0)], scaled, "fp8_scaled")
     return {
-        "bf16": partial(_open, exact, dtype=torch.bfloat16),
-        "fp8": partial(_open, exact, dtype=torch.float8_e4m3fn),
+        "bf16": partial(_open, bf16, dtype=torch.bfloat16),
+        "fp8": partial(_open, write_wan(folder / "fp8.safetensors", torch.float8_e4m3fn), dtype=torch.float8_e4m3fn),
         "fp8 scaled": partial(_open, scaled),
         **_gguf_models(),
     }
@@ -134,7 +139,7 @@ def examine(studio: Studio, wanted: dict[str, Tensor]) -> dict[str, Any]:
         "asked": asked,
         "peaks": peaks,
         "latent": wanted["LoRA"].nbytes,
-        "left": card.owners(parts(studio.weights())),
+        "left": card.owners(chain(parts(studio.weights()), dynamic.pages())),
         **_placement(studio.runs[-1]),
     }
 
@@ -143,13 +148,21 @@ def _placement(model: Any) -> dict[str, Any]:
     """Where a model's weights are, and how many of which place the LoRA is computed for in every forward."""
     modules = dict(model.model.named_modules())
     patched = {modules[key.removesuffix(".weight")] for key in model.patches}
-    offloaded = {module for module in patched if module.weight.device == CPU}
+    offloaded = {module for module in patched if module.weight.device == CPU and not dynamic.is_held(module)}
     in_forward = {module for module in modules.values() if getattr(module, "weight_function", [])}
     return {
-        "share": card.bytes_of(parts(model.model.parameters())) / model.model_size(),
+        "share": card.bytes_of(chain(parts(model.model.parameters()), dynamic.pages())) / model.model_size(),
+        "loaded": len(patched - offloaded),
         "offloaded": len(offloaded),
         "patched_in_forward": {"loaded": len(in_forward - offloaded), "offloaded": len(in_forward & offloaded)},
     }
+
+
+def start(name: str) -> None:
+    """ComfyUI with such an option, for all models opened from then on."""
+    management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
+    if name == "dynamic":
+        dynamic.use_dynamic_vram(0)
 
 
 def main(folder: Path) -> None:
@@ -165,12 +178,16 @@ def main(folder: Path) -> None:
         run_on_card(Mode(None, "NORMAL_VRAM", LARGE))
         round_on_the_host()
         management.MIN_WEIGHT_MEMORY_RATIO = 0.0  # as with an NVIDIA card: all but the weights comes first
-        for (precision, open_model), (name, share) in product(models.items(), BUDGETS.items()):
-            studio.runs.clear()
-            studio.high = open_model()
-            management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
-            card.budget = int(asked[-1][1] + BUFFER + share * studio.high.model_size())
-            reports[f"{precision}, {name}"] = examine(studio, wanted[precision])
+        for name, share in BUDGETS.items():
+            if name == "dynamic" and not dynamic.is_known():
+                continue
+            start(name)
+            for precision, open_model in models.items():
+                studio.runs.clear()
+                studio.high = open_model()
+                dynamic.Pages.limit = int(share * studio.high.model_size())
+                card.budget = int(asked[-1][1] + BUFFER + dynamic.Pages.limit)
+                reports[f"{precision}, {name}"] = examine(studio, wanted[precision])
     print(json.dumps(reports))
 
 

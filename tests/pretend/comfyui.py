@@ -17,6 +17,9 @@ from torch import Tensor
 import tests.tiny  # noqa: F401  before ComfyUI, which has a package called tests, too
 from environment.comfyui import import_comfyui
 
+from . import dynamic
+
+dynamic.load_library()
 import_comfyui(cpu=True)  # it looks for a real card where it is imported otherwise
 
 import comfy.model_management as management  # noqa: E402
@@ -24,7 +27,6 @@ from comfy.cli_args import args  # noqa: E402
 
 from environment.pack import import_pack  # noqa: E402
 
-from . import dynamic  # noqa: E402
 from .device import CPU, DEVICE, card  # noqa: E402
 from .report import examine, waits_by_step  # noqa: E402
 from .scenarios import FAULTS, SCENARIOS, Scenario, Studio  # noqa: E402

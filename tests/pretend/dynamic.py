@@ -7,6 +7,7 @@ place of its pages are tensors of the pretend card here, up to a limit, as where
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partialmethod
 from itertools import count
 from typing import Any
@@ -68,11 +69,28 @@ def pages() -> Iterator[Tensor]:
     return (tensor for each in Pages.every for _, tensor in each.held.values())
 
 
-def load_library() -> None:
-    """Makes comfy-aimdo's buffers on the host, which are real ones, work; before ComfyUI is imported."""
-    import comfy_aimdo.control
+def is_held(module: torch.nn.Module) -> bool:
+    """Whether a module's weights are."""
+    place: Place | None = getattr(module, "_v", None)
+    return place is not None and place[1] in place[0].held
 
-    comfy_aimdo.control.init("cuda")
+
+def load_library() -> None:
+    """Makes comfy-aimdo's buffers on the host, which are real ones, work; before ComfyUI is imported, as its own start does.
+
+    Nothing where a ComfyUI has none of it.
+    """
+    with suppress(ModuleNotFoundError):
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init("cuda")
+
+
+def is_known() -> bool:
+    """Whether this ComfyUI has dynamic VRAM."""
+    import comfy.model_patcher
+
+    return hasattr(comfy.model_patcher, "ModelPatcherDynamic")
 
 
 def use_dynamic_vram(limit: int) -> None:
@@ -105,7 +123,8 @@ def _load_list(patcher: Any, load_list: Callable, default_device: torch.device |
     for module in patcher.model.modules():
         if default_device is not None and next(module.children(), None) is not None:
             for name, weight in module.named_parameters(recurse=False):
-                module._parameters[name] = torch.nn.Parameter(weight.data.to(default_device), requires_grad=False)
+                moved = weight.data.to(default_device, getattr(module, f"{name}_comfy_model_dtype", None))
+                module._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
     return load_list(patcher, default_device=default_device, **options)
 
 

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests import tiny
 from tests.real_wan import FRAMES, fill, hollow
 
 from .device import CPU, DEVICE, card
+from .dynamic import pages
 
 LARGEST_COMPUTED = 2**16  # elements: sigmas, timesteps and frame numbers have values
 
@@ -38,11 +40,14 @@ def use_card(budget: int = 2**40, state: str = "NORMAL_VRAM") -> None:
     card.largest_computed = LARGEST_COMPUTED
     for name, margin in margins.items():
         setattr(comfyui.management, name, margin)
+    comfyui.management.MIN_WEIGHT_MEMORY_RATIO = 0.0  # all but the weights comes first
     comfyui.management.should_use_bf16 = lambda *_, **__: True
     comfyui.management.pytorch_attention_flash_attention = lambda: True
+    import comfy.float
     import comfy.ldm.modules.attention as attention
     import comfy.ldm.wan.model
 
+    comfy.float.stochastic_rounding = lambda value, dtype, seed=0: value.to(dtype)  # needs random numbers of the card
     comfy.ldm.wan.model.optimized_attention = attention.attention_pytorch
 
 
@@ -80,7 +85,7 @@ def measured(model, run: Callable[[], Any]) -> Use:
         run()
         card.watch()
         run()
-    use = Use(card.bytes_of(parts(model.model.parameters())), card.peak, card.made)
+    use = Use(card.bytes_of(chain(parts(model.model.parameters()), pages())), card.peak, card.made)
     management.current_loaded_models.clear()  # whose weights leave the card with the model
     return use
 
