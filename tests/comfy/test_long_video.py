@@ -287,6 +287,13 @@ def test_from_text_alone(make):
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
 
 
+def test_a_video_that_is_given_as_a_whole(pack, make):
+    """Nothing is left to make."""
+    clip = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    pictures, report = make(length=5, keyframes=[pack.pusa_core.keyframes.clip_keyframe(clip, 0, "pixel", 0.0)])
+    assert pictures.shape == (5, 64, 64, 3) and "latent frame 1 (frames 1-4)" in report
+
+
 def test_loras_of_one_kind_are_told_apart(pack, host, wan, long_video, tmp_path):
     """A video that was stopped is not gone on with by another of the same size and strength."""
     key = pack.pusa_core.roll_files.settings_key
