@@ -117,7 +117,8 @@ def test_a_loop_that_was_stopped_goes_on(pack, make, monkeypatch):
     [
         ({"image": picture(count=2)}, "begins from one image, but 2 were given"),
         ({"image": 3}, "The input image got '3', but takes images"),
-        ({"length": 22}, "use 20 or 24"),
+        ({"length": 22}, "A length of 22 frames was given, .* use 20 or 24"),
+        ({"lead_in": 6}, "A lead_in of 6 frames was given, .* use 4 or 8"),
         ({"length": 12}, "too short for a window of 4 latent frames: make it 16 frames or longer"),
         ({"width": 60}, "both must be multiples of 8"),
     ],
