@@ -46,6 +46,19 @@ def test_what_a_run_would_refuse_is_seen_and_told(hands):
     assert "outside" in shown.nth(1).get_attribute("class").split()
 
 
+def test_a_picture_that_is_not_connected_any_more_is_seen_and_told(hands):
+    hands.new(items=(TWO[0], {"at": 40, "input": 1}))
+    hands.connect("EmptyImage", "images.image1")
+    shown = hands.browser.locator(".pt-item").nth(1)
+    assert "outside" not in shown.get_attribute("class").split()
+    hands.browser.evaluate(
+        "() => app.graph.nodes[0].disconnectInput(app.graph.nodes[0].inputs.findIndex(i => i.link != null))"
+    )
+    hands.browser.wait_for_timeout(300)
+    assert hands.status() == "image1: nothing is connected"
+    assert "outside" in shown.get_attribute("class").split()
+
+
 def test_a_bent_map_is_shown_as_it_is(hands):
     hands.new(items=TWO)
     hands.connect("PusaKeyframe", to="keyframes")
