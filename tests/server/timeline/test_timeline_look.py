@@ -1,7 +1,11 @@
 """What the timeline shows: the schedule as colour, the switch of the experts, long videos, themes."""
 
+import json
+
 import pytest
 
+from environment.comfyui import PACK
+from languages import LANGUAGES
 from tests.server.timeline.hands import GUTTER, HEAT_TALL, LANES, TWO
 
 NOISY, CLEAN = (0, 32, 77), (255, 234, 70)
@@ -209,6 +213,22 @@ NARROW = """() => {
   const beyond = [...root.querySelectorAll(".settings *")].filter(part => part.getBoundingClientRect().right > right);
   const labels = [...root.querySelectorAll("label span")].map(part => [part.textContent, width(part)]);
   return [labels, beyond.map(part => part.textContent)];
+}"""
+
+
+def test_the_names_of_lanes_are_seen_whole_in_every_language(hands):
+    hands.new(items=TWO)
+    words = {name: json.loads((PACK / "locales" / name / "main.json").read_text(encoding="utf-8")) for name in LANGUAGES}
+    cut = {name: hands.browser.evaluate(CUT_LABELS, words[name]["pusaTimeline"]) for name in words}
+    assert cut == dict.fromkeys(LANGUAGES, [])
+
+
+CUT_LABELS = """words => {
+  const left = document.querySelector(".pt-lanes").getBoundingClientRect().left;
+  return [...document.querySelectorAll(".labels [data-words]")].filter(label => {
+    label.textContent = words[label.dataset.words];
+    return label.getBoundingClientRect().left < left - 1;
+  }).map(label => label.textContent);
 }"""
 
 
