@@ -147,7 +147,9 @@ class PusaLongVideo(io.ComfyNode):
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
         roll = Roll(staircase, video.frames, given, studio, before, anchor_distance, on_the_way == BESIDE)
         path = write_roll(roll, folder, fps, max(start, before.frames), progress)
-        return finished_video(path, folder, filename_prefix, (width, height), keyframes_report(video.notes))
+        report = keyframes_report(video.notes)
+        progress.end(report)
+        return finished_video(path, folder, filename_prefix, (width, height), report)
 
 
 @dataclass(frozen=True)

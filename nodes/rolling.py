@@ -110,7 +110,7 @@ def finished_video(path: Path, folder: RollFolder, prefix: str, size: tuple[int,
 
 
 class RollProgress:
-    """Frames done and time left, on the node.
+    """Frames done and time left, on the node; at the end what there is to say.
 
     Args:
         given, frames: latent frames that are given at the start, and of the video.
@@ -135,6 +135,9 @@ class RollProgress:
         send_progress(
             self.node, say("{frames} frames; about {time} left", frames=pixel_length(frames), time=spoken_time(left))
         )
+
+    def end(self, report: str) -> None:
+        send_progress(self.node, report)
 
 
 def send_progress(node: type[io.ComfyNode], text: str) -> None:

@@ -287,6 +287,13 @@ def test_from_text_alone(make):
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
 
 
+def test_the_node_shows_its_report_at_the_end(pack, make, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.rolling, "send_progress", lambda _, words: shown.append(words))
+    _, report = make(keyframes=[keyframe(pack, 0), keyframe(pack, -1, 1)])
+    assert "frames; about" in shown[-2] and shown[-1] == report
+
+
 def test_a_video_that_is_given_as_a_whole(pack, make):
     """Nothing is left to make."""
     clip = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(0))

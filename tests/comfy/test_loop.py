@@ -71,6 +71,13 @@ def test_the_node(make, tmp_path, caplog):
     assert not list((tmp_path / "pusa_long_video").iterdir())
 
 
+def test_the_node_shows_its_report_at_the_end(pack, make, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.rolling, "send_progress", lambda _, words: shown.append(words))
+    _, report = make()
+    assert "frames; about" in shown[-2] and shown[-1] == report
+
+
 def test_prompts_go_round(pack, make, text, monkeypatch):
     """Frames are the loop's; what leads into it is guided as its end is."""
     guided, studio = [], pack.nodes.loop.long_video_studio
