@@ -22,6 +22,7 @@ from ..pusa_core.staircase import Staircase
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
     RollProgress,
+    check_prefix,
     finished_video,
     folder_of,
     low_noise_inputs,
@@ -127,6 +128,7 @@ class PusaLongVideo(io.ComfyNode):
         anchor_distance=1, on_the_way=IN_PLACE,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, latent=latent)
+        check_prefix(filename_prefix)
         if latent is None:
             video = _of_keyframes(keyframes or [], vae, width, height, length, resize)
         else:

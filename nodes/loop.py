@@ -20,6 +20,7 @@ from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
     RollProgress,
+    check_prefix,
     finished_video,
     folder_of,
     low_noise_inputs,
@@ -92,6 +93,7 @@ class PusaLoop(io.ComfyNode):
         blend, resize, filename_prefix, image=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, image=image)
+        check_prefix(filename_prefix)
         check_vae(vae, width, height)
         latents, lead = loop_latents(length), loop_latents(lead_in, "lead_in")
         staircase = Staircase.rolling(moving_frames, steps, shift)

@@ -13,7 +13,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..pusa_core.frames import MAX_LENGTH, pixel_length
 from ..pusa_core.hosts.comfyui.long_video import fingerprint, text_fingerprint
-from ..pusa_core.messages import say
+from ..pusa_core.messages import describe, fault, say
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.roll_files import RollFolder, settings_key
 from ..pusa_core.rolling import Progress, Roll
@@ -75,6 +75,18 @@ def low_noise_inputs() -> list[io.Input]:
         ),
         boundary_input("Sigma below which the low-noise model samples a frame. Wan2.2 T2V: 0.875."),
     ]
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuses a place that ComfyUI would refuse when the video is finished."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    path = Path(os.path.abspath(os.path.join(output, prefix)))
+    if not path.is_relative_to(output):
+        raise fault(
+            "The filename_prefix {prefix} leads out of ComfyUI's output folder: give one inside it, such as {inside}.",
+            prefix=describe(prefix),
+            inside=describe(f"video/{path.name}"),
+        )
 
 
 def folder_of(plain: list, positive, negative, given: dict, models: list) -> Path:

@@ -301,6 +301,13 @@ def test_a_video_that_is_given_as_a_whole(pack, make):
     assert pictures.shape == (5, 64, 64, 3) and "latent frame 1 (frames 1-4)" in report
 
 
+@pytest.mark.parametrize("prefix", ["../long", "/elsewhere/long"])
+def test_a_place_outside_the_output_folder_is_refused_before_a_video_is_made(make, tmp_path, prefix):
+    with pytest.raises(ValueError, match="leads out of ComfyUI's output folder: give one inside it, such as 'video/long'"):
+        make(filename_prefix=prefix)
+    assert not list(tmp_path.iterdir())
+
+
 def test_loras_of_one_kind_are_told_apart(pack, host, wan, long_video, tmp_path):
     """A video that was stopped is not gone on with by another of the same size and strength."""
     key = pack.pusa_core.roll_files.settings_key

@@ -128,6 +128,7 @@ def test_a_loop_that_was_stopped_goes_on(pack, make, monkeypatch):
         ({"lead_in": 6}, "A lead_in of 6 frames was given, .* use 4 or 8"),
         ({"length": 12}, "too short for a window of 4 latent frames: make it 16 frames or longer"),
         ({"width": 60}, "both must be multiples of 8"),
+        ({"filename_prefix": "../loop"}, r"The filename_prefix '../loop' leads out of ComfyUI's output folder: give"),
     ],
 )
 def test_bad_input(make, tmp_path, changed, message):
