@@ -21,12 +21,15 @@ SUFFIX = ".safetensors"
 
 
 def target(kind: str, name: str) -> Path:
-    """Where a new file goes: into the first of ComfyUI's folders of a kind.
+    """Where a new file goes: into the first of ComfyUI's folders of a kind, but not into its models/unet, the folder that
+    models/diffusion_models has replaced and comes after.
 
     Raises:
         ValueError: the name is empty, or leads out of that folder.
     """
-    folder = Path(folder_paths.get_folder_paths(kind)[0]).resolve()
+    replaced = Path(folder_paths.models_dir, "unet").resolve()
+    folders = [Path(folder).resolve() for folder in folder_paths.get_folder_paths(kind)]
+    folder = min(folders, key=lambda folder: folder == replaced)
     try:
         path = (folder / f"{name.strip().removesuffix(SUFFIX)}{SUFFIX}").resolve()
     except (OSError, ValueError):  # a name with a zero byte

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -21,6 +22,7 @@ from ..pusa_core.staircase import Staircase
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
     RollProgress,
+    check_prefix,
     finished_video,
     folder_of,
     low_noise_inputs,
@@ -126,6 +128,7 @@ class PusaLongVideo(io.ComfyNode):
         anchor_distance=1, on_the_way=IN_PLACE,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, latent=latent)
+        check_prefix(filename_prefix)
         if latent is None:
             video = _of_keyframes(keyframes or [], vae, width, height, length, resize)
         else:
@@ -140,12 +143,15 @@ class PusaLongVideo(io.ComfyNode):
         plain += [anchor_distance, on_the_way]
         folder, start = RollFolder(folder_of(plain, positive, negative, given, models)), leading(given)
         before = folder.load(start)
-        warn_beyond_training(model, next(window_steps(staircase, start, video.frames)).plan({}, {}))
+        for step in islice(window_steps(staircase, start, video.frames), 1):  # none where every frame is given
+            warn_beyond_training(model, step.plan({}, {}))
         progress = RollProgress(cls, staircase, start, video.frames, len(models), before)
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
         roll = Roll(staircase, video.frames, given, studio, before, anchor_distance, on_the_way == BESIDE)
         path = write_roll(roll, folder, fps, max(start, before.frames), progress)
-        return finished_video(path, folder, filename_prefix, (width, height), keyframes_report(video.notes))
+        report = keyframes_report(video.notes)
+        progress.end(report)
+        return finished_video(path, folder, filename_prefix, (width, height), report)
 
 
 @dataclass(frozen=True)

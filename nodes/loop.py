@@ -20,6 +20,7 @@ from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
     RollProgress,
+    check_prefix,
     finished_video,
     folder_of,
     low_noise_inputs,
@@ -92,14 +93,16 @@ class PusaLoop(io.ComfyNode):
         blend, resize, filename_prefix, image=None, low_noise_model=None, boundary=EXPERT_BOUNDARY,
     ) -> io.NodeOutput:  # fmt: skip
         check_wires(model=model, vae=vae, low_noise_model=low_noise_model, image=image)
+        check_prefix(filename_prefix)
         check_vae(vae, width, height)
-        latents, lead, stride = loop_latents(length), loop_latents(lead_in), vae.spacial_compression_encode()
+        latents, lead = loop_latents(length), loop_latents(lead_in, "lead_in")
         staircase = Staircase.rolling(moving_frames, steps, shift)
         before = _encoded(image, image_encoder(vae, width, height, resize), model.model.latent_format.process_in)
         given = {} if before is None else {0: (before, 0.0)}
         prompts = prompts_by_frame(positive, blend)
         guidance = Guidance(lambda frame: prompts((frame - lead_in) % length), negative, cfg, boundary)
         models = experts(model, low_noise_model)
+        stride = vae.spacial_compression_encode()
         shape = (1, vae.latent_channels, height // stride, width // stride)
         plain = ["loop", *shape, latents, lead, seed, cfg, steps, moving_frames, shift, blend, boundary, fps]
         folder = RollFolder(folder_of(plain, positive, negative, given, models))
@@ -110,6 +113,7 @@ class PusaLoop(io.ComfyNode):
         loop = Loop(staircase, latents, before, studio, lead, earlier)
         write_roll(loop, folder, fps, max(len(given), earlier.frames), progress)
         path, report = _write_turn(loop, folder, fps)
+        progress.end(report)
         return finished_video(path, folder, filename_prefix, (width, height), report)
 
 

@@ -13,7 +13,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..pusa_core.frames import MAX_LENGTH, pixel_length
 from ..pusa_core.hosts.comfyui.long_video import fingerprint, text_fingerprint
-from ..pusa_core.messages import say
+from ..pusa_core.messages import describe, fault, say
 from ..pusa_core.resize import RESIZE
 from ..pusa_core.roll_files import RollFolder, settings_key
 from ..pusa_core.rolling import Progress, Roll
@@ -77,6 +77,18 @@ def low_noise_inputs() -> list[io.Input]:
     ]
 
 
+def check_prefix(prefix: str) -> None:
+    """Refuses a place that ComfyUI would refuse when the video is finished."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    path = Path(os.path.abspath(os.path.join(output, prefix)))
+    if not path.is_relative_to(output):
+        raise fault(
+            "The filename_prefix {prefix} leads out of ComfyUI's output folder: give one inside it, such as {inside}.",
+            prefix=describe(prefix),
+            inside=describe(f"video/{path.name}"),
+        )
+
+
 def folder_of(plain: list, positive, negative, given: dict, models: list) -> Path:
     """Where a video is on its way: another folder for everything that makes another video."""
     texts = text_fingerprint("positive", positive) | text_fingerprint("negative", negative)
@@ -110,7 +122,7 @@ def finished_video(path: Path, folder: RollFolder, prefix: str, size: tuple[int,
 
 
 class RollProgress:
-    """Frames done and time left, on the node.
+    """Frames done and time left, on the node; at the end what there is to say.
 
     Args:
         given, frames: latent frames that are given at the start, and of the video.
@@ -135,6 +147,9 @@ class RollProgress:
         send_progress(
             self.node, say("{frames} frames; about {time} left", frames=pixel_length(frames), time=spoken_time(left))
         )
+
+    def end(self, report: str) -> None:
+        send_progress(self.node, report)
 
 
 def send_progress(node: type[io.ComfyNode], text: str) -> None:

@@ -18,8 +18,8 @@ from .rolling import Made, Progress, Roll, Studio
 from .staircase import Staircase
 
 
-def loop_latents(length: int) -> int:
-    """Latent frames of a loop, or of what leads into it, of `length` pixel frames.
+def loop_latents(length: int, name: str = "length") -> int:
+    """Latent frames of a loop, or of what leads into it, of `length` pixel frames; `name` is what a message calls them.
 
     Raises:
         ValueError: `length` is not 4n.
@@ -35,7 +35,8 @@ def loop_latents(length: int) -> int:
     if rest:
         lower, upper = length - rest, length - rest + TEMPORAL_STRIDE
         raise fault(
-            "A loop of {length} frames was asked for, but each latent frame of a loop is 4 of them: use {lower} or {upper}.",
+            "A {name} of {length} frames was given, but each latent frame of a loop is 4 of them: use {lower} or {upper}.",
+            name=name,
             length=length,
             lower=lower,
             upper=upper,

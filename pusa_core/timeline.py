@@ -155,7 +155,9 @@ def _item(number: int, entry: Any) -> Item:
             raise fault("{key} is not known; use {keys}.", key=_shown(unknown), keys=", ".join(KEYS))
         media, source = entry.get("media"), entry.get("input")
         if media is None and source is None:
-            raise fault('it is an empty place: give "media", a file, or "input", a connected picture, or remove it.')
+            raise fault(
+                'it is an empty place: drop a picture or clip on it (in the text, give "media" or "input"), or remove it.'
+            )
         if media is not None and source is not None:
             raise fault('give either "media", a file, or "input", the number of a connected picture, not both.')
         at = _whole(entry.get("at"), "at", -MAX_LENGTH, MAX_LENGTH)

@@ -22,11 +22,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     try:
         with av.open(str(path)) as container:
-            yield container, container.streams.video[0]
-    except (av.FFmpegError, IndexError, ValueError) as error:
+            streams = container.streams.video
+            if streams:
+                yield container, streams[0]
+    except (av.FFmpegError, ValueError) as error:
+        why = getattr(error, "strerror", error)  # without the path, which FFmpeg's errors repeat
         raise fault(
-            "{path} cannot be read ({kind}: {error}): check the file.", path=path, kind=type(error).__name__, error=error
+            "{path} cannot be read ({kind}: {error}): check the file.", path=path, kind=type(error).__name__, error=why
         ) from error
+    if not streams:
+        raise fault("{name} has no frames: check the file.", name=path.name)
 
 
 def frame_rate(path: Path) -> float:

@@ -26,7 +26,7 @@ app.registerExtension({
 		},
 	],
 	setup() {
-		// what the page takes from the browser is in no setting that the server knows
+		// what comes from the browser is no setting of the server
 		const shown = app.extensionManager.setting.get("Comfy.Locale");
 		if (shown) api.storeSetting("Pusa.PageLanguage", shown);
 	},

@@ -66,6 +66,17 @@ def test_the_new_files_are_offered_by_loaders(pack, folders):
     assert "baked.safetensors" in folder_paths.get_filename_list("diffusion_models")
 
 
+def test_a_new_checkpoint_goes_where_the_node_says(pack, folders, monkeypatch):
+    """Not into ComfyUI's own models/unet, which it lists before models/diffusion_models; a folder that the user puts first
+    is taken, whatever its name."""
+    monkeypatch.setattr(folder_paths, "models_dir", str(folders))
+    paths = folder_paths.folder_names_and_paths["diffusion_models"][0]
+    paths.insert(0, str(folders / "unet"))
+    assert pack.nodes.files.target("diffusion_models", "new") == folders / "diffusion_models" / "new.safetensors"
+    paths.insert(0, str(folders / "elsewhere" / "unet"))
+    assert pack.nodes.files.target("diffusion_models", "new") == folders / "elsewhere" / "unet" / "new.safetensors"
+
+
 @pytest.mark.parametrize("name", ["", " ", ".safetensors", "../loras", "../../etc/passwd", "/tmp/elsewhere", "a\0b"])
 def test_names_that_lead_elsewhere_are_refused(pack, folders, name):
     before = sorted(folders.rglob("*"))

@@ -158,6 +158,14 @@ def test_every_stock_guider_samples_with_the_schedule(host, wan, text, make_clip
         assert distance(samples["samples"], run(model, clip.latent, text, grid, seed=3)) < 1e-6
 
 
+@pytest.mark.parametrize("sigmas, highest", [([14.6, 3.0, 0.5, 0.0], "14.6"), ([1.0, float("nan"), 0.0], "nan")])
+def test_sigmas_of_another_kind_of_model_are_told(host, wan, text, make_clip, sigmas, highest):
+    """As KarrasScheduler gives them; nothing of the video would be right but its keyframes."""
+    clip = make_clip(wan, KEYFRAMES)
+    with pytest.raises(ValueError, match=f"Sigmas of up to {highest} were given, but those of a Wan model"):
+        run(host.apply_schedule(wan, clip.plan), clip.latent, text, torch.tensor(sigmas))
+
+
 def test_two_stages_give_what_one_does(host, wan, text, make_clip, grid):
     clip = make_clip(wan, {**KEYFRAMES, 3: 0.05})
     model = host.apply_schedule(wan, clip.plan)

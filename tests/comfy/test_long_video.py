@@ -287,6 +287,27 @@ def test_from_text_alone(make):
     assert pictures.shape[0] == 29 and report == "No keyframes: text to video."
 
 
+def test_the_node_shows_its_report_at_the_end(pack, make, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.rolling, "send_progress", lambda _, words: shown.append(words))
+    _, report = make(keyframes=[keyframe(pack, 0), keyframe(pack, -1, 1)])
+    assert "frames; about" in shown[-2] and shown[-1] == report
+
+
+def test_a_video_that_is_given_as_a_whole(pack, make):
+    """Nothing is left to make."""
+    clip = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    pictures, report = make(length=5, keyframes=[pack.pusa_core.keyframes.clip_keyframe(clip, 0, "pixel", 0.0)])
+    assert pictures.shape == (5, 64, 64, 3) and "latent frame 1 (frames 1-4)" in report
+
+
+@pytest.mark.parametrize("prefix", ["../long", "/elsewhere/long"])
+def test_a_place_outside_the_output_folder_is_refused_before_a_video_is_made(make, tmp_path, prefix):
+    with pytest.raises(ValueError, match="leads out of ComfyUI's output folder: give one inside it, such as 'video/long'"):
+        make(filename_prefix=prefix)
+    assert not list(tmp_path.iterdir())
+
+
 def test_loras_of_one_kind_are_told_apart(pack, host, wan, long_video, tmp_path):
     """A video that was stopped is not gone on with by another of the same size and strength."""
     key = pack.pusa_core.roll_files.settings_key

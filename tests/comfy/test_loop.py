@@ -71,6 +71,13 @@ def test_the_node(make, tmp_path, caplog):
     assert not list((tmp_path / "pusa_long_video").iterdir())
 
 
+def test_the_node_shows_its_report_at_the_end(pack, make, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pack.nodes.rolling, "send_progress", lambda _, words: shown.append(words))
+    _, report = make()
+    assert "frames; about" in shown[-2] and shown[-1] == report
+
+
 def test_prompts_go_round(pack, make, text, monkeypatch):
     """Frames are the loop's; what leads into it is guided as its end is."""
     guided, studio = [], pack.nodes.loop.long_video_studio
@@ -117,9 +124,11 @@ def test_a_loop_that_was_stopped_goes_on(pack, make, monkeypatch):
     [
         ({"image": picture(count=2)}, "begins from one image, but 2 were given"),
         ({"image": 3}, "The input image got '3', but takes images"),
-        ({"length": 22}, "use 20 or 24"),
+        ({"length": 22}, "A length of 22 frames was given, .* use 20 or 24"),
+        ({"lead_in": 6}, "A lead_in of 6 frames was given, .* use 4 or 8"),
         ({"length": 12}, "too short for a window of 4 latent frames: make it 16 frames or longer"),
         ({"width": 60}, "both must be multiples of 8"),
+        ({"filename_prefix": "../loop"}, r"The filename_prefix '../loop' leads out of ComfyUI's output folder: give"),
     ],
 )
 def test_bad_input(make, tmp_path, changed, message):

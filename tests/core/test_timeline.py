@@ -135,7 +135,7 @@ def test_texts_that_are_no_timeline(text, words):
         ({"at": None}, '"at" is null'),
         ({"at": 10**17}, '"at" is 1000'),
         ({"input": 1}, 'either "media", a file, or "input"'),
-        ({"media": None}, "it is an empty place: give"),
+        ({"media": None}, "it is an empty place: drop a picture or clip on it"),
         ({"media": 3}, '"media" is 3'),
         ({"media": None, "input": 0}, '"input" is 0; it must be a whole number from 1 to'),
         ({"behavior": "hold"}, '"behavior" is not known; use at, media'),

@@ -1,6 +1,7 @@
 """Video files there and back."""
 
 import struct
+import wave
 
 import pytest
 import torch
@@ -44,5 +45,14 @@ def test_telephones_clips_stand_upright(pictures, tmp_path):
 
 def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="a.mp4 cannot be read"):
+    with pytest.raises(ValueError, match=r"a.mp4 cannot be read \(InvalidDataError: Invalid data found") as told:
         read(tmp_path / "a.mp4")
+    assert str(told.value).count("a.mp4") == 1
+
+
+def test_sound_without_pictures_is_refused(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    with pytest.raises(ValueError, match="^a.wav has no frames: check the file.$"):
+        read(tmp_path / "a.wav")

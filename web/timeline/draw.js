@@ -6,7 +6,7 @@ import { t } from "./words.js";
 const RULER = 30, ITEMS = 66, NOISE = 62, HEAT = 58, OVERVIEW = 16; // heights in pixels
 export const NOISE_TOP = RULER + ITEMS, BAR = NOISE - 14, BAR_BOTTOM = NOISE_TOP + NOISE - 3;
 const HEAT_TOP = NOISE_TOP + NOISE + 4, BOTTOM = HEAT_TOP + HEAT;
-const LONG = 60, NARROWEST = 16; // a video of more latent frames is not squeezed below so many pixels for each
+const LONG = 60, NARROWEST = 16; // above so many latent frames, each has at least so many pixels
 const FOLDED = 0.18; // of another frame's width
 const CLEAN_TO_NOISE = [[255, 234, 70], [188, 175, 111], [124, 123, 120], [65, 77, 107], [0, 32, 77]]; // as in pusa_core/figures.py
 

@@ -104,14 +104,14 @@ export function attachHands(ui) {
 function press(ui, { key, altKey, target: { dataset: { side } } }) {
 	const item = ui.selected;
 	if (key === "+") return ui.pick(ui.afterSelected());
-	const isDelete = key === "Delete" || key === "Backspace";
+	const isDelete = /Delete|Backspace/.test(key);
 	if (!item) return isDelete; // not for the node
 	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
 	const isTilt = /Left|Right/.test(key);
 	if (way && altKey) return ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
 	if (way && side) return ui.trim(item, side === "start", side === "end" ? way : -way) ? ui.changedItem(item) : ui.say(t("cannotCut"));
 	if (way) return ui.moveTo(item, ui.placeOf(item).first + way, way);
-	if (key === "Home" || key === "End") return ui.moveTo(item, key === "End" ? ui.latents : 0);
+	if (/Home|End/.test(key)) return ui.moveTo(item, key === "End" ? ui.latents : 0);
 	if (isDelete) return ui.removeItem();
 	if (key.toLowerCase() === "h") return ui.toggleHold();
 	return key === "Escape" && ui.select(null);

@@ -31,16 +31,16 @@ function putAt(shelf, shown, index) {
 }
 
 export function showItem(ui, places, index) {
-	const { item, count } = places[index];
+	const at = places[index], { item, count } = at;
 	const shown = ui.elements.get(item);
 	const dragged = ui.dragged?.item === item && ui.dragged.box;
 	const [left, width] = dragged || boxOf(ui, places, index);
 	shown.style.cssText = `translate: ${left}px; width: ${width}px`;
-	const states = { selected: item === ui.selected, clip: count > 1, outside: ui.faultOf(places[index], places), empty: !isFilled(item), dragged, ended: item.at < 0 };
+	const states = { selected: item === ui.selected, clip: count > 1, outside: ui.faultOf(at, places), empty: !isFilled(item), dragged, ended: item.at < 0 };
 	for (const name in states) shown.classList.toggle(name, !!states[name]);
 	showPictures(ui, shown.parts.film, item, width);
 	shown.parts.tag.textContent = index + 1;
-	describe(ui, shown, places[index], `${index + 1}: ${ui.nameOf(item)}`, ui.describe(places[index], places));
+	describe(ui, shown, at, `${index + 1}: ${ui.nameOf(item)}`, ui.describe(at, places));
 }
 
 function describe(ui, shown, { item, frame, fits, frames }, name, words) {
@@ -68,7 +68,7 @@ export function boxOf({ edges }, places, index) {
 function showPictures(ui, film, item, width) {
 	const [first, last] = taken(item, media.totalOf(item)) ?? [0, 1];
 	const frames = last - first > 1 && width > 110 ? [first, (first + last) >> 1, last - 1] : [first];
-	const connected = ui.host.inputs().find(({ input }) => input === item.input)?.picture;
+	const connected = ui.connectionOf(item)?.picture;
 	const key = [item.media, connected, ...frames].join();
 	if (film.key === key) return;
 	film.key = key;

@@ -64,6 +64,9 @@ export class Timeline {
 	nameOf(item) {
 		return item.media ? media.nameOf(item.media) : item.input ? `image${item.input}` : t("emptyPlace");
 	}
+	connectionOf(item) {
+		return this.host.inputs().find(({ input }) => input === item.input);
+	}
 	/** How many pictures an item can give. */
 	countOf(item) {
 		return media.totalOf(item) ?? (item.take ? Infinity : 1);
@@ -81,8 +84,8 @@ export class Timeline {
 	}
 
 	afterSelected() {
-		const { first, count } = this.selected ? this.placeOf(this.selected) : {};
-		return this.selected && first + count;
+		const at = this.selected && this.placeOf(this.selected);
+		return at && at.first + at.count;
 	}
 
 	/** Moves an item to a latent frame or the nearest free one; with a way, on over what lies there. */
@@ -98,6 +101,7 @@ export class Timeline {
 	/** Why a run would refuse it. */
 	faultOf(at, places = this.places()) {
 		if (!at.fits) return t("outside");
+		if (at.item.input && !this.connectionOf(at.item)) return t("notConnected");
 		const isTaken = places.some((other) => other.fits && other.item !== at.item && meet(at, other));
 		return media.errorOf(at.item) ?? (isTaken && t("taken", { latent: at.first }));
 	}

@@ -187,11 +187,18 @@ def check_sampler(plan: Plan, sampler: Any) -> None:
 
 
 def check_grid(plan: Plan, sigmas: Tensor) -> None:
-    """Refuses sigmas that are not a part of the grid that a plan was made for.
+    """Refuses sigmas that are no flow model's, or not a part of the grid that a plan was made for.
 
     Raises:
         ValueError: what to connect instead.
     """
+    highest = float(sigmas.max())
+    if not highest <= 1 + SAME_GRID:  # or is none
+        raise fault(
+            "Sigmas of up to {highest} were given, but those of a Wan model lie between 0 and 1: connect Pusa Sigmas or "
+            "BasicScheduler.",
+            highest=f"{highest:.3g}",
+        )
     if plan.grid is None:
         return
     apart = (sigmas[:, None].cpu() - plan.grid[None]).abs().amin(1) > SAME_GRID

@@ -1,7 +1,11 @@
 """What the timeline shows: the schedule as colour, the switch of the experts, long videos, themes."""
 
+import json
+
 import pytest
 
+from environment.comfyui import PACK
+from languages import LANGUAGES
 from tests.server.timeline.hands import GUTTER, HEAT_TALL, LANES, TWO
 
 NOISY, CLEAN = (0, 32, 77), (255, 234, 70)
@@ -44,6 +48,19 @@ def test_what_a_run_would_refuse_is_seen_and_told(hands):
     hands.browser.wait_for_timeout(300)
     assert hands.status().startswith('gone.png: the file "gone.png" is not in')
     assert "outside" in shown.nth(1).get_attribute("class").split()
+
+
+def test_a_picture_that_is_not_connected_any_more_is_seen_and_told(hands):
+    hands.new(items=(TWO[0], {"at": 40, "input": 1}))
+    hands.connect("EmptyImage", "images.image1")
+    shown = hands.browser.locator(".pt-item").nth(1)
+    assert "outside" not in shown.get_attribute("class").split()
+    hands.browser.evaluate(
+        "() => app.graph.nodes[0].disconnectInput(app.graph.nodes[0].inputs.findIndex(i => i.link != null))"
+    )
+    hands.browser.wait_for_timeout(300)
+    assert hands.status() == "image1: nothing is connected"
+    assert "outside" in shown.get_attribute("class").split()
 
 
 def test_a_bent_map_is_shown_as_it_is(hands):
@@ -196,6 +213,22 @@ NARROW = """() => {
   const beyond = [...root.querySelectorAll(".settings *")].filter(part => part.getBoundingClientRect().right > right);
   const labels = [...root.querySelectorAll("label span")].map(part => [part.textContent, width(part)]);
   return [labels, beyond.map(part => part.textContent)];
+}"""
+
+
+def test_the_names_of_lanes_are_seen_whole_in_every_language(hands):
+    hands.new(items=TWO)
+    words = {name: json.loads((PACK / "locales" / name / "main.json").read_text(encoding="utf-8")) for name in LANGUAGES}
+    cut = {name: hands.browser.evaluate(CUT_LABELS, words[name]["pusaTimeline"]) for name in words}
+    assert cut == dict.fromkeys(LANGUAGES, [])
+
+
+CUT_LABELS = """words => {
+  const left = document.querySelector(".pt-lanes").getBoundingClientRect().left;
+  return [...document.querySelectorAll(".labels [data-words]")].filter(label => {
+    label.textContent = words[label.dataset.words];
+    return label.getBoundingClientRect().left < left - 1;
+  }).map(label => label.textContent);
 }"""
 
 
