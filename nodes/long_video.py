@@ -21,6 +21,7 @@ from ..pusa_core.rolling import Roll, window_steps
 from ..pusa_core.staircase import Staircase
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
+    HIDDEN,
     RollProgress,
     check_prefix,
     finished_video,
@@ -117,7 +118,7 @@ class PusaLongVideo(io.ComfyNode):
                 io.Video.Output(display_name="video", tooltip="The file that was written."),
                 io.String.Output(display_name="report", tooltip="Where each keyframe went, in words."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,
         )
 

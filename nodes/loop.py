@@ -19,6 +19,7 @@ from ..pusa_core.staircase import Staircase
 from ..pusa_core.video_files import VideoWriter
 from ..pusa_core.wan import EXPERT_BOUNDARY
 from .rolling import (
+    HIDDEN,
     RollProgress,
     check_prefix,
     finished_video,
@@ -26,6 +27,7 @@ from .rolling import (
     low_noise_inputs,
     picture_inputs,
     rolling_inputs,
+    workflow_tags,
     write_roll,
 )
 from .types import CATEGORY, check_wires, experts, search_aliases
@@ -83,7 +85,7 @@ class PusaLoop(io.ComfyNode):
                 io.Video.Output(display_name="video", tooltip="The file that was written: one turn."),
                 io.String.Output(display_name="report", tooltip="How much the picture changes over the seam, in words."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,
         )
 
@@ -112,7 +114,7 @@ class PusaLoop(io.ComfyNode):
         studio = long_video_studio(model, vae, guidance, seed, shape, low_noise_model, progress.evaluated)
         loop = Loop(staircase, latents, before, studio, lead, earlier)
         write_roll(loop, folder, fps, max(len(given), earlier.frames), progress)
-        path, report = _write_turn(loop, folder, fps)
+        path, report = _write_turn(loop, folder, fps, workflow_tags(cls))
         progress.end(report)
         return finished_video(path, folder, filename_prefix, (width, height), report)
 
@@ -126,11 +128,11 @@ def _encoded(image, encode, process_in):
     return process_in(encode(image).float().cpu())
 
 
-def _write_turn(loop: Loop, folder: RollFolder, fps: float) -> tuple[Path, str]:
+def _write_turn(loop: Loop, folder: RollFolder, fps: float, tags: dict[str, str]) -> tuple[Path, str]:
     """The loop's file, in the folder, and what can be said about its seam."""
     path, seam = folder.folder / "loop.mp4", Seam()
     last = loop.finished[loop.frames - 1].pictures
-    with VideoWriter(path, fps) as writer:
+    with VideoWriter(path, fps, tags=tags) as writer:
         for pictures in turn(folder.latents(loop.first, loop.frames), loop.studio.decode, last):
             comfy.model_management.throw_exception_if_processing_interrupted()
             writer.write(pictures[0])

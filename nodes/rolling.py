@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import comfy.utils
 import folder_paths
+from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from ..pusa_core.frames import MAX_LENGTH, pixel_length
@@ -24,6 +26,7 @@ from .schedule import LARGEST
 from .server import running_server
 
 FOLDER = "pusa_long_video"  # in the output folder, of videos on their way
+HIDDEN = [io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo]
 
 
 def picture_inputs() -> list[io.Input]:
@@ -103,11 +106,20 @@ def write_roll(roll: Roll, folder: RollFolder, fps: float, existing: int, progre
     folder.folder.mkdir(parents=True, exist_ok=True)
     path = folder.folder / "video.mp4"
     logging.info("%s: frames are written to %s", progress.node.define_schema().display_name, path)
-    with VideoWriter(path, fps) as writer:
+    with VideoWriter(path, fps, tags=workflow_tags(progress.node)) as writer:
         for made in folder.keep(roll):
             writer.write(made.pictures[0])
             progress.made(made.frame + 1, made.frame + 1 - existing)
     return path
+
+
+def workflow_tags(node: type[io.ComfyNode]) -> dict[str, str]:
+    """What ComfyUI's own node writes into a video, so that the page opens its workflow where the file is dropped."""
+    hidden = node.hidden
+    if hidden is None or args.disable_metadata:
+        return {}
+    known = {**(hidden.extra_pnginfo or {}), "prompt": hidden.prompt}
+    return {name: json.dumps(value) for name, value in known.items() if value is not None}
 
 
 def finished_video(path: Path, folder: RollFolder, prefix: str, size: tuple[int, int], report: str) -> io.NodeOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -71,14 +71,16 @@ class VideoWriter:
 
     Args:
         quality: x264's constant rate factor, from 0 (lossless) to 51.
+        tags: texts by name, which the file carries.
     """
 
-    def __init__(self, path: Path, fps: float, quality: int = 15):
+    def __init__(self, path: Path, fps: float, quality: int = 15, tags: Mapping[str, str] | None = None):
         import av
 
         # a table of contents with each fragment, so that a file whose writer died is whole up to there
-        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof+use_metadata_tags"}
         self._container = av.open(str(path), "w", format="mp4", options=options)
+        self._container.metadata.update(tags or {})
         self._stream: Any = None
         self._fps, self._quality = Fraction(fps).limit_denominator(1001), quality
 

@@ -4,6 +4,8 @@ The page is the one that the ComfyUI under test serves; PUSA_FRONTEND=<folder> s
 the comfyui-frontend-package that an older ComfyUI asks for).
 """
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -11,10 +13,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from demo_model import MODELS
 from environment.server import PACK_NAME, ComfyServer
-from tests.server.page import READ_GRAPH, NoBrowser, open_page
+from pusa_core.video_files import VideoWriter
+from tests.server.page import EMPTY, READ_GRAPH, NoBrowser, open_page
 from tests.server.shared import (
     RELEASED,
     TITLES,
@@ -28,6 +32,11 @@ from tests.server.shared import (
     released,
 )
 from tests.server.stand_in import WEIGHTS
+
+DROPPED = """([name, data]) => {
+  const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+  return app.handleFile(new File([bytes], name, {type: "video/mp4"}));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +111,17 @@ def opened(page, graph, api, name):
     assert sorted(loaded["wires"]) == sorted(wires(graph))
     assert {key: node["class_type"] for key, node in prompt.items()} == {key: node["class_type"] for key, node in api.items()}
     return loaded, prompt
+
+
+def test_a_video_of_a_rolling_window_opens_its_workflow(page, tmp_path):
+    """Dropped on the page, as other videos do; it is written in fragments."""
+    graph, path = graph_of("demo_loop"), tmp_path / "loop.mp4"
+    with VideoWriter(path, 8, tags={"workflow": json.dumps(graph), "prompt": json.dumps(api_of("demo_loop"))}) as writer:
+        writer.write(torch.zeros(9, 64, 64, 3))
+    page.load(EMPTY)
+    page.browser_page.evaluate(DROPPED, [path.name, base64.b64encode(path.read_bytes()).decode()])
+    page.browser_page.wait_for_function(f"app.graph.nodes.length === {len(graph['nodes'])}")
+    assert sorted(page.browser_page.evaluate(READ_GRAPH)["wires"]) == sorted(wires(graph))
 
 
 @pytest.mark.parametrize("name", TITLES)

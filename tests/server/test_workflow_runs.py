@@ -6,6 +6,7 @@ import sys
 from io import BytesIO
 from itertools import combinations
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from tests.server.shared import (
     RELEASED,
     api_of,
     demo,
+    graph_of,
     released,
 )
 from tests.server.small import LENGTH, SAMPLERS, STEPS, has_clip, id_of, ids_of, items_of, set_items, size_of, small, video_of
@@ -77,6 +79,8 @@ def test_the_demo_long_video_runs_as_it_is(server):
     prompt = api_of("demo_long_video")
     run = server.run(prompt)
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
+    with av.open(str(saved)) as video:
+        assert json.loads(video.metadata["prompt"]) == prompt
     [node] = (node for node in prompt.values() if node["class_type"] == "PusaLongVideo")
     assert video_of(saved) == (64, 64, node["inputs"]["length"], 8)
 
@@ -88,10 +92,14 @@ def test_a_loop_runs(server):
 
 
 def test_the_demo_loop_closes(server):
-    """As it is: over the seam the picture changes about as much as over the other borders of latent frames."""
-    run = server.run(api_of("demo_loop"))
+    """As it is: over the seam the picture changes about as much as over the other borders of latent frames. The file holds
+    what made it, as those of ComfyUI's own node do."""
+    prompt, graph = api_of("demo_loop"), graph_of("demo_loop")
+    run = server.run(prompt, {"extra_pnginfo": {"workflow": graph}})
     [saved] = [path for path in run.files if path.suffix == ".mp4"]
     assert video_of(saved) == (64, 64, 28, 8)
+    with av.open(str(saved)) as video:
+        assert json.loads(video.metadata["workflow"]) == graph and json.loads(video.metadata["prompt"]) == prompt
     frames = torch.cat([*read_frames(saved)])
     steps = (frames - frames.roll(1, 0)).abs().mean((1, 2, 3))
     assert steps[1] < 1.5 * steps[5::4].mean()
