@@ -19,6 +19,7 @@ from pusa_core.frames import latent_length
 from pusa_core.wan import PATCH
 
 from .data import NEGATIVE, PackedText, as_json, cached_paths, read_metadata, save_clip
+from .output import make_folder
 from .samples import cache_samples, read_samples
 from .settings import DEMO, CacheSettings
 from .sources import Source, find_clips, mixed_rates
@@ -132,6 +133,7 @@ def cache(settings: CacheSettings) -> None:
     """`python -m trainer cache`.
 
     Raises:
+        OutputError: the output folder cannot be written to.
         ValueError: the settings cannot be used, or no clip could be cached.
     """
     latent_length(settings.length)
@@ -142,6 +144,7 @@ def cache(settings: CacheSettings) -> None:
     warning = None if settings.fps else mixed_rates(sources)
     if warning:
         print(warning)
+    make_folder(settings.output)
     work, samples = missing_windows(sources, settings.output, settings.encoding()), read_samples(settings)
     failed = _encode(settings, work, samples) if work or samples or _negative_missing(settings) else []
     _report(settings, sources, failed)

@@ -18,6 +18,7 @@ TRAINING = {
     "micro_batch", "context_parallel", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations",
     "offload_weights", "dtype",
 }  # fmt: skip
+HIGHEST_SEED = 2**32 - 1  # that NumPy takes
 DEMO = "demo"  # the demo model's list of words in place of a text encoder file
 ENCODING = (
     "length",
@@ -36,6 +37,12 @@ def _require_positive(settings: Any, keys: tuple[str, ...]) -> None:
         numbers = value.values() if isinstance(value, dict) else [value]
         if any(number is not None and not number > 0 for number in numbers):
             raise ValueError(f"--{key.replace('_', '-')} {value} was given; it must be greater than 0.")
+
+
+def _refuse_negative(settings: Any, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not getattr(settings, key) >= 0:
+            raise ValueError(f"--{key.replace('_', '-')} {getattr(settings, key)} was given; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -192,6 +199,7 @@ class Settings:
     license: str = ""
 
     def __post_init__(self) -> None:
+        _refuse_negative(self, ("weight_decay", "warmup", "sample_every", "samples"))
         _require_positive(
             self,
             (
@@ -199,8 +207,8 @@ class Settings:
                 "max_grad_norm", "held_out_every", "held_out_samples", "repeats", "rank_pattern",
             ),
         )  # fmt: skip
-        if self.warmup < 0:
-            raise ValueError(f"--warmup {self.warmup} was given; give the steps in which the learning rate rises, or 0.")
+        if not 0 <= self.seed <= HIGHEST_SEED:
+            raise ValueError(f"--seed {self.seed} was given; give a whole number from 0 to {HIGHEST_SEED}.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out} was given; give the share of videos to keep out, 0.05 for one.")
         if self.ema is not None and not 0 < self.ema < 1:
