@@ -12,6 +12,7 @@ import torch
 
 import trainer.__main__ as program
 from trainer.data import PackedText, save_clip
+from trainer.lora import save_weights
 from trainer.output import OutputError, make_folder
 from trainer.settings import CacheSettings
 from trainer.train import train
@@ -53,6 +54,12 @@ def test_a_clip_on_a_full_disk(tmp_path):
         save_clip(tmp_path / "a.mp4.safetensors", torch.ones(16, 3, 4, 4), text, {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4.safetensors"]
     assert (tmp_path / "a.mp4.safetensors").read_bytes() == before
+
+
+def test_a_lora_on_a_full_disk(tmp_path):
+    with full_disk(1000), pytest.raises(OutputError, match="cannot be written to"):
+        save_weights({"a": torch.zeros(10_000)}, tmp_path / "lora.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [20_000, 60_000])  # less than the LoRA, than the optimiser's states
