@@ -115,6 +115,7 @@ def test_a_clip_that_every_frame_starts_from(folder, given, noise):
         ({"name": "Report"}, "is kept for the report"),
         ({"seed": -1}, '"seed" is -1; it must be from 0'),
         ({"name": "../x"}, 'The name "../x" cannot be a file'),
+        ({"name": "漢" * 100}, "takes 300 bytes, but a file may have 200: shorten it"),
         ({"cfg": 10**400}, "it must be a number."),
         ({"fps": 2000}, '"fps" is 2000; it must be from 0.1 to 1000.'),
         ({"fps": 0.0001}, '"fps" is 0.0001; it must be'),
