@@ -21,7 +21,7 @@ from pusa_core.wan import PATCH
 from .data import NEGATIVE, PackedText, as_json, cached_paths, read_metadata, save_clip
 from .output import make_folder
 from .samples import cache_samples, read_samples
-from .settings import DEMO, CacheSettings
+from .settings import DEMO, CacheSettings, check_size
 from .sources import Source, find_clips, mixed_rates
 from .windows import Size, bucket_sizes, read_source
 
@@ -176,12 +176,7 @@ def _encode(settings: CacheSettings, work: Sequence[tuple[Source, int]], samples
 
 def _sizes(settings: CacheSettings, multiple: int) -> list[Size]:
     width, height = settings.width, settings.height
-    if width % multiple or height % multiple:
-        near = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
-        raise ValueError(
-            f"A size of {width}x{height} was given; with this VAE both must be multiples of {multiple}: "
-            f"use {near[0]}x{near[1]}."
-        )
+    check_size(width, height, multiple)
     return bucket_sizes(width, height, multiple) if settings.buckets else [(width, height)]
 
 

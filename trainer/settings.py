@@ -45,6 +45,20 @@ def _refuse_negative(settings: Any, keys: tuple[str, ...]) -> None:
             raise ValueError(f"--{key.replace('_', '-')} {getattr(settings, key)} was given; it must be 0 or more.")
 
 
+def check_size(width: int, height: int, multiple: int) -> None:
+    """Refuses pixels that a VAE and the model's patches cannot divide.
+
+    Raises:
+        ValueError: which would do.
+    """
+    if width % multiple or height % multiple:
+        near = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
+        raise ValueError(
+            f"A size of {width}x{height} was given; with this VAE both must be multiples of {multiple}: "
+            f"use {near[0]}x{near[1]}."
+        )
+
+
 @dataclass(frozen=True)
 class CacheSettings:
     """Encodes clips and captions once, with ComfyUI's VAE and text encoder.
@@ -302,6 +316,8 @@ class MemorySettings:
 
     def __post_init__(self) -> None:
         _require_positive(self, ("width", "height", "length", "micro_batch", "context_parallel", "rank", "shards"))
+        if self.offload_weights and self.context_parallel * self.shards > 1:
+            raise ValueError("--offload-weights was given for several cards, but it is for one process: take it out.")
         self.training()
 
     def training(self) -> Settings:

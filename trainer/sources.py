@@ -85,10 +85,16 @@ def _listed_captions(path: Path) -> dict[str, str]:
         try:
             entry = json.loads(line) if line.strip() else None
             if entry is not None:
-                captions[entry["file_name"]] = str(entry["text"])
+                captions[entry["file_name"]] = _text(entry["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'Line {number} of {path} is no object with "file_name" and "text".') from error
     return captions
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def mixed_rates(sources: Iterable[Source]) -> str | None:

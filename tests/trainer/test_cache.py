@@ -51,6 +51,12 @@ def test_a_broken_list_names_its_line(videos):
         find_clips(videos)
 
 
+def test_a_caption_that_is_no_text_is_none(videos):
+    (videos / "metadata.jsonl").write_text('{"file_name": "one.mp4", "text": null}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match='Line 1 of .*metadata.jsonl is no object with "file_name" and "text"'):
+        find_clips(videos)
+
+
 def test_a_folder_without_videos(tmp_path):
     with pytest.raises(ValueError, match="holds no videos"):
         find_clips(tmp_path)
