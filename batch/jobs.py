@@ -243,6 +243,8 @@ def _check_numbers(job: Job) -> None:
     for what in ("width", "height", "length", "steps", "shift", "fps", "moving_frames", "anchor_distance"):
         if not getattr(job, what) > 0:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be greater than 0.')
+    if job.blend < 0:
+        raise ValueError(f'"blend" is {job.blend}; it must be 0 or more.')
     for what in ("width", "height"):
         if getattr(job, what) % PIXELS:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be a multiple of {PIXELS}.')

@@ -46,10 +46,12 @@ def find_clips(folder: Path, images: bool = False) -> list[Source]:
         images: whether still images are clips, too.
 
     Raises:
-        ValueError: there are no videos, or one has no caption.
+        ValueError: there is no folder, or no videos in it, or one has no caption.
     """
     kinds = VIDEOS | IMAGES if images else VIDEOS
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there, or is no folder: give a folder of clips.")
+    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds and _is_meant(path))
     if not videos:
         raise ValueError(f"{folder} holds no videos ({', '.join(sorted(kinds))}): give a folder of clips.")
     listed = _listed_captions(folder / "metadata.jsonl")
@@ -68,6 +70,11 @@ def find_clips(folder: Path, images: bool = False) -> list[Source]:
             f"{Path(missing[0]).with_suffix('.txt')} or into metadata.jsonl."
         )
     return sources
+
+
+def _is_meant(path: Path) -> bool:
+    """Not what macOS writes beside files on other disks (._cat.mp4)."""
+    return path.is_file() and not path.name.startswith(".")
 
 
 def _read_text_file(path: Path) -> str:

@@ -131,6 +131,7 @@ def test_a_clip_that_every_frame_starts_from(folder, given, noise):
         ({"kind": "long", "prompts": {"9": "y"}}, '"prompts" must be a list'),
         ({"kind": "long", "prompts": ["y"]}, '"y" must be an object of settings.'),
         ({"kind": "long", "prompts": [{"prompt": "y"}]}, '"frame" is missing.'),
+        ({"kind": "long", "blend": -1}, '"blend" is -1; it must be 0 or more.'),
         ({"kind": "long", "prompts": [{"prompt": "y", "frame": 81}]}, '"frame": 81; it must be from 1 to 80'),
         ({"kind": "long", "prompts": [{"prompt": "y", "frame": 9}] * 2}, 'Two prompts have "frame": 9'),
         ({"keyframes": {}}, '"keyframes" must be a list'),

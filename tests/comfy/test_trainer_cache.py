@@ -259,8 +259,8 @@ def test_another_text_encoder_is_refused_before_it_is_loaded(settings, tmp_path,
 
 
 def test_a_damaged_text_encoder_is_refused(settings, tmp_path):
-    for name in ("cut.safetensors", "cut.pth"):
-        (tmp_path / name).write_bytes(b"x" * 1000)
+    for name, content in (("cut.safetensors", b"x" * 1000), ("cut.pth", b"x" * 1000), ("caption.txt", b"a red circle moves")):
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
             caching.cache(replace(settings, text_encoder=str(tmp_path / name)))
 

@@ -62,6 +62,19 @@ def test_a_folder_without_videos(tmp_path):
         find_clips(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["nowhere", "one.mp4"])
+def test_what_is_no_folder(videos, name):
+    with pytest.raises(ValueError, match=f"{name} is not there, or is no folder"):
+        find_clips(videos / name)
+
+
+def test_what_is_no_clip_of_the_users(videos):
+    """Files of macOS, and a folder that is named as a video."""
+    (videos / "._one.mp4").write_bytes(b"Mac OS X")
+    (videos / "cats.mp4").mkdir()
+    assert [source.name for source in find_clips(videos)] == ["one.mp4", "two.mp4"]
+
+
 def test_captions_from_windows(videos):
     (videos / "one.txt").write_bytes("\ufeffcaf\u00e9".encode())
     assert find_clips(videos)[0].caption == "caf\u00e9"
