@@ -120,6 +120,11 @@ def test_one_that_is_no_keyframe_is_told(pipe, given):
         pipe.plan(given, SIZE, SIZE, LENGTH)
 
 
+def test_a_clip_that_the_model_has_no_places_for(pipe):
+    with pytest.raises(ValueError, match="A clip of 4097 frames is longer than the model's 4093: make a long video"):
+        pipe(**{**make_call(), "num_frames": 4097})
+
+
 def test_a_picture_of_16_bits_keeps_its_brightness(pipe):
     grey = PIXELS[..., 0]
     deep = planned(pipe, Image.fromarray(grey.astype(np.uint16) * 257))

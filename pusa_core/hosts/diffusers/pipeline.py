@@ -28,6 +28,7 @@ from ...wan import EXPERT_BOUNDARY
 from .checks import (
     check_latents,
     check_length,
+    check_longest,
     check_pictures,
     check_rolling,
     check_scheduler,
@@ -220,6 +221,7 @@ class PusaWanPipeline(WanPipeline):
                 the scheduler cannot follow it.
         """
         check_size(height, width, self.vae_scale_factor_spatial)
+        check_longest(num_frames, self.transformers[0].config.rope_max_seq_len)
         call = {
             "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
