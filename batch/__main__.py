@@ -44,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; `arguments` are the process's own if not given."""
     command = tyro.cli(Command, prog="python -m batch", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     try:
+        return _run(command)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on with what is missing.", file=sys.stderr)
+        return 130
+
+
+def _run(command: Command) -> int:
+    try:
         from .checks import check_models
         from .folder import RunStopped
         from .jobs_file import read_jobs
@@ -63,9 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = run(jobs, faults, models, command.output, command.workers, command.gpus)
     except (OSError, ValueError, RunStopped) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on with what is missing.", file=sys.stderr)
-        return 130
     if is_writer():
         print(report)
         print(f"They are in {command.output}.")

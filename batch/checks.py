@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -151,7 +152,9 @@ def check_models(models: Models) -> None:
         ValueError: what is wrong with them.
     """
     _check_model(models.model)
-    for lora, _, low_noise in [*models.extra_loras, *models.loras]:
+    for lora, alpha, low_noise in [*models.extra_loras, *models.loras]:
+        if not math.isfinite(alpha):
+            raise ValueError(f"{lora} was given with the strength {alpha}, which is no number: give one, as 1.4.")
         if low_noise and not _may_have_low_noise(models.model):
             raise ValueError(f"{lora} is for a low-noise model, which {models.model} does not have: it is for Wan2.2.")
     for lora, _, _ in models.extra_loras:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pusa_core.strength import Strength
 
 NAME = re.compile(r"[\w.-]{1,100}")
+NAME_BYTES = 200  # in UTF-8: a file's may have 255, with what is written behind it
 EXTENSION_NOISE = "0, 0.3, 0.4, 0.5"  # for 13 frames
 STRENGTH = "0.5"  # of all frames of a clip that is started from
 MAX_JOB = 2**20  # characters
@@ -232,6 +233,8 @@ def _check_prompts(prompts: Sequence[PromptFrom], length: int) -> None:
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name) or name.startswith("."):
         raise ValueError(f'The name "{name[:40]}" cannot be a file: use letters, digits, "_", "-" and ".".')
+    if (size := len(name.encode())) > NAME_BYTES:
+        raise ValueError(f'The name "{name[:40]}..." takes {size} bytes, but a file may have {NAME_BYTES}: shorten it.')
     if name.casefold() == REPORT:
         raise ValueError(f'The name "{name}" is kept for the report of all jobs: choose another.')
 
@@ -240,6 +243,8 @@ def _check_numbers(job: Job) -> None:
     for what in ("width", "height", "length", "steps", "shift", "fps", "moving_frames", "anchor_distance"):
         if not getattr(job, what) > 0:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be greater than 0.')
+    if job.blend < 0:
+        raise ValueError(f'"blend" is {job.blend}; it must be 0 or more.')
     for what in ("width", "height"):
         if getattr(job, what) % PIXELS:
             raise ValueError(f'"{what}" is {getattr(job, what)}; it must be a multiple of {PIXELS}.')

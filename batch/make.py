@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import av  # noqa: F401  # missing, it is to be told now and not when the first video is written
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from pusa_core.frames import TEMPORAL_STRIDE
 from pusa_core.hosts.diffusers import LongVideo, PusaScheduler, PusaWanPipeline
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
+from pusa_core.media import read_media
 from pusa_core.plan import Plan
 from pusa_core.provenance import package_versions
 from pusa_core.resize import fit_images
@@ -212,7 +211,7 @@ def read_keyframe(
         ValueError: the file cannot be read, or its frames do not fit.
     """
     if isinstance(keyframe, ImageAt):
-        picture = fitted(read_image(path))
+        picture = fitted(next(read_media(path)))
         return still_keyframe(picture, keyframe.frame, keyframe.unit, keyframe.noise, keyframe.behaviour)
     frames: Iterator[Tensor] = map(fitted, read_frames(path))
     if isinstance(keyframe, StartOf):
@@ -227,16 +226,6 @@ def read_keyframe(
         torch.cat(list(pictures)), keyframe.take, keyframe.count, keyframe.unit, keyframe.place, keyframe.frame,
         keyframe.noise, keyframe.behaviour, keyframe.chosen,
     )  # fmt: skip
-
-
-def read_image(path: Path) -> Tensor:
-    """A picture file, (1, H, W, 3) in [0, 1]."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.float32)
-    except OSError as error:
-        raise ValueError(f"{path} is no picture that can be read ({error}): check the file.") from error
-    return torch.from_numpy(pixels / 255)[None]
 
 
 def key(job: Job, models: Models, sources: Sources) -> str:

@@ -86,6 +86,8 @@ def _files(models: Models) -> list[tuple[str, bool]]:
 
 def _check_processes(models: Models) -> None:
     processes, wanted = int(os.environ.get("WORLD_SIZE", 1)), models.processes
+    if min(models.ulysses, models.ring) < 1:
+        raise ValueError(f"--ulysses {models.ulysses} and --ring {models.ring} were given: give 1 or more of each.")
     if processes != wanted:
         raise ValueError(
             f"--ulysses {models.ulysses} and --ring {models.ring} need {wanted} processes, but there are {processes}: "

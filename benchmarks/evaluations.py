@@ -32,7 +32,7 @@ def main() -> None:
     options = arguments()
     if options.prompt is None:
         return on_demo_model(options)
-    prompt = comparing(json.loads(options.prompt.read_text(encoding="utf-8")), options)
+    prompt = comparing(read_prompt(options.prompt), options)
     print(asked(f"http://{options.server}", prompt))
 
 
@@ -100,12 +100,28 @@ def demo_comparer(options: argparse.Namespace) -> Any:
 # --- a model of one's own --------------------------------------------------------------------------------------------
 
 
+def read_prompt(path: Path) -> dict[str, Any]:
+    """A prompt as ComfyUI exports it, nodes by their numbers."""
+    try:
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path} cannot be read ({error}): give a prompt that ComfyUI exported by Export (API).")
+    if not isinstance(prompt, dict) or not all(isinstance(node, dict) and "class_type" in node for node in prompt.values()):
+        sys.exit(f"{path} is no API prompt, but perhaps a workflow: open it in ComfyUI and take Export (API).")
+    return prompt
+
+
 def comparing(prompt: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """A prompt that compares with the inputs of a prompt's Pusa KSampler, and does nothing else."""
+    from pusa_core.evaluations import parse_budgets
+
     found = [node["inputs"] for node in prompt.values() if node["class_type"] == "PusaKSampler"]
     if len(found) != 1:
         sys.exit(f"The prompt has {len(found)} Pusa KSamplers; it must have one, whose model, prompts and latent are taken.")
-    budgets = [int(entry) for entry in options.evaluations.split(",")]
+    try:
+        budgets = parse_budgets(options.evaluations)
+    except ValueError as error:
+        sys.exit(f"--evaluations: {error}")
     inputs = {name: value for name, value in found[0].items() if name in SHARED} | {
         "samplers": options.samplers, "schedulers": options.schedulers, "shifts": options.shifts,
         "evaluations": options.evaluations, "at_most": max(budgets), "fine_sampler": options.fine_sampler,

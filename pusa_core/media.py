@@ -35,12 +35,13 @@ def read_media(path: Path) -> Iterator[Tensor]:
     try:
         with Image.open(path) as image:
             for frame in ImageSequence.Iterator(image):
-                yield _pixels(ImageOps.exif_transpose(frame))
+                yield pixels(ImageOps.exif_transpose(frame))
     except (OSError, SyntaxError) as error:
         raise fault("{name} cannot be read ({error}): check the file.", name=path.name, error=error) from error
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def pixels(image: Image.Image) -> Tensor:
+    """An image as pictures, (1, H, W, 3) in [0, 1]; 16 bits are kept in proportion, transparency is dropped."""
     if image.mode.startswith("I"):  # 16 bits
         image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32) / 255)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,11 +37,12 @@ class Compress:
     device: str = "cpu"
 
     def run(self) -> None:
+        from pusa_core.devices import find_device
         from pusa_core.lora import read_lora
         from pusa_core.lora_compress import Limit, compress_lora
 
         limit = Limit(self.rank, self.energy)
-        report = compress_lora(read_lora(self.lora), self.output, limit, self.device, _bar("module"))
+        report = compress_lora(read_lora(self.lora), self.output, limit, find_device(self.device), _bar("module"))
         if self.modules:
             print(report.table())
         print(report)
@@ -66,9 +68,13 @@ class Bake:
 
     def run(self) -> None:
         from pusa_core.bake import LoraFile, bake
+        from pusa_core.devices import find_device
 
+        for path, alpha in self.loras:
+            if not math.isfinite(alpha):  # some kernels take it for 1
+                raise ValueError(f"{path} was given with the strength {alpha}, which is no number: give one, as 1.4.")
         loras = [LoraFile(path, alpha) for path, alpha in self.loras]
-        print(bake(self.model, loras, self.output, self.form, self.device, _bar("tensor")))
+        print(bake(self.model, loras, self.output, self.form, find_device(self.device), _bar("tensor")))
 
 
 def _bar(unit: str) -> Callable[[int, int], None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from .output import OutputError
+
 PACKAGES = "accelerate diffusers peft tensorboard tyro"
 
 
@@ -12,8 +14,11 @@ def main() -> None:
         _run()
     except ImportError as error:
         sys.exit(f"error: {error.name or error} is not installed: pip install {PACKAGES}")
-    except ValueError as error:
+    except (OSError, OutputError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on with what is there.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run() -> None:

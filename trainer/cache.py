@@ -19,8 +19,9 @@ from pusa_core.frames import latent_length
 from pusa_core.wan import PATCH
 
 from .data import NEGATIVE, PackedText, as_json, cached_paths, read_metadata, save_clip
+from .output import make_folder
 from .samples import cache_samples, read_samples
-from .settings import DEMO, CacheSettings
+from .settings import DEMO, CacheSettings, check_size
 from .sources import Source, find_clips, mixed_rates
 from .windows import Size, bucket_sizes, read_source
 
@@ -132,6 +133,7 @@ def cache(settings: CacheSettings) -> None:
     """`python -m trainer cache`.
 
     Raises:
+        OutputError: the output folder cannot be written to.
         ValueError: the settings cannot be used, or no clip could be cached.
     """
     latent_length(settings.length)
@@ -142,6 +144,7 @@ def cache(settings: CacheSettings) -> None:
     warning = None if settings.fps else mixed_rates(sources)
     if warning:
         print(warning)
+    make_folder(settings.output)
     work, samples = missing_windows(sources, settings.output, settings.encoding()), read_samples(settings)
     failed = _encode(settings, work, samples) if work or samples or _negative_missing(settings) else []
     _report(settings, sources, failed)
@@ -173,12 +176,7 @@ def _encode(settings: CacheSettings, work: Sequence[tuple[Source, int]], samples
 
 def _sizes(settings: CacheSettings, multiple: int) -> list[Size]:
     width, height = settings.width, settings.height
-    if width % multiple or height % multiple:
-        near = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
-        raise ValueError(
-            f"A size of {width}x{height} was given; with this VAE both must be multiples of {multiple}: "
-            f"use {near[0]}x{near[1]}."
-        )
+    check_size(width, height, multiple)
     return bucket_sizes(width, height, multiple) if settings.buckets else [(width, height)]
 
 

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from .data import ClipCache
 from .lora import load_lora, lora_state, save_weights
+from .output import OutputError, whole_file, writing
 from .publish import result_path
 from .settings import Settings
 
@@ -39,6 +40,7 @@ def check_settings(accelerator: Accelerator, settings: Settings, clips: ClipCach
     """Notes what a run is made of; it goes on only with the settings and clips that it began with.
 
     Raises:
+        OutputError: they cannot be noted.
         ValueError: what differs.
     """
     path = settings.output / SETTINGS
@@ -46,7 +48,8 @@ def check_settings(accelerator: Accelerator, settings: Settings, clips: ClipCach
         _check_existing(json.loads(path.read_text(encoding="utf-8")), settings, clips)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        path.write_text(json.dumps({**settings.as_plain(), "clips": clips.digest}, indent=2), encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps({**settings.as_plain(), "clips": clips.digest}, indent=2), encoding="utf-8")
 
 
 def _check_existing(existing: dict[str, Any], settings: Settings, clips: ClipCache) -> None:
@@ -60,6 +63,12 @@ def _check_existing(existing: dict[str, Any], settings: Settings, clips: ClipCac
         raise ValueError(
             f"{settings.output} holds a run on other clips than {settings.cache} has now: give another --output, "
             "or put the clips back."
+        )
+    steps = _step(checkpoints(settings.output)[-1])
+    if steps > settings.steps:
+        raise ValueError(
+            f"{settings.output} holds a run of {steps} steps, but --steps {settings.steps} was given: give as many or more, "
+            "or another --output."
         )
 
 
@@ -81,13 +90,22 @@ def save_only_lora(accelerator: Accelerator) -> None:
 
 
 def save_checkpoint(accelerator: Accelerator, settings: Settings, step: int) -> None:
-    """Writes a checkpoint under another name first, so that one with its right name is always whole."""
+    """Writes a checkpoint under another name first, so that one with its right name is always whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     final = settings.output / CHECKPOINT.format(step)
     partial = final.with_suffix(".partial")
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial), **({"exclude_frozen_parameters": True} if _deepspeed(accelerator) else {}))
+    try:
+        with writing(settings.output):
+            accelerator.save_state(str(partial), **({"exclude_frozen_parameters": True} if _deepspeed(accelerator) else {}))
+    except OutputError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(final, ignore_errors=True)

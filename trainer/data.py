@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .order import clip_index
+from .output import whole_file
 
 SAMPLES = "_samples"  # the folder of sample clips
 NEGATIVE = "_negative.safetensors"  # the file with the negative prompt's embedding, for sample clips
@@ -53,14 +54,16 @@ class PackedText:
 
 
 def save_clip(path: Path, latent: Tensor | None, text: PackedText, metadata: dict[str, str]) -> None:
-    """Writes one clip, whole or not at all."""
+    """Writes one clip, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     tensors = {"text": text.used}
     if latent is not None:
         tensors["latent"] = latent.half().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={**metadata, "text_length": str(text.length)})
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={**metadata, "text_length": str(text.length)})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

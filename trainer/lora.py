@@ -15,6 +15,7 @@ from pusa_core.hosts.diffusers.lora import linear_shapes
 from pusa_core.lora import DIFFUSERS_KINDS, PusaLora, fit, read_lora
 from pusa_core.wan import diffusers_key, original_key
 
+from .output import whole_file
 from .settings import Settings
 from .shards import gathered, whole
 
@@ -88,15 +89,17 @@ def lora_state(wan: WanTransformer3DModel) -> dict[str, Tensor]:
 def save_weights(
     state: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.bfloat16, metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes weights, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file(
-        {key: tensor.to(dtype) for key, tensor in state.items()}, partial, metadata={"format": "pt", **(metadata or {})}
-    )
-    partial.chmod(mode)  # safetensors lets none but the owner read
-    partial.replace(path)
+    """Writes weights, whole or not at all.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    tensors = {key: tensor.to(dtype) for key, tensor in state.items()}
+    with whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
+        partial.chmod(mode)  # safetensors lets none but the owner read
 
 
 def load_lora(wan: WanTransformer3DModel, path: Path) -> None:

@@ -25,13 +25,13 @@ from pusa_core.frames import latent_length
 from pusa_core.hosts.diffusers import WanTransformer3DModel
 from pusa_core.hosts.diffusers.files import FP32_MODULES
 from pusa_core.training import draw_sigmas
-from pusa_core.wan import PREFIX, wan_config
+from pusa_core.wan import PATCH, PREFIX, wan_config
 
 from .lora import train_lora
 from .optimiser import make_optimizer
 from .peak_memory import PeakMemory
 from .savings import frozen_layers, save_memory
-from .settings import MemorySettings, Settings
+from .settings import MemorySettings, Settings, check_size
 from .sharing import Groups, split_by_tokens
 from .train import PRECISION, batch_loss
 
@@ -243,10 +243,14 @@ def open_empty(config: dict[str, Any], dtype: torch.dtype) -> Any:
     return wan
 
 
+def _scale(config: dict[str, Any]) -> int:
+    """Pixels of a latent's side."""
+    return 16 if config.get("in_channels", 16) == 48 else 8
+
+
 def empty_sample(config: dict[str, Any], size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     length, height, width = size
-    channels = config.get("in_channels", 16)
-    scale = 16 if channels == 48 else 8  # pixels of a latent's side
+    channels, scale = config.get("in_channels", 16), _scale(config)
     clean = torch.zeros(channels, latent_length(length), height // scale, width // scale)
     return clean, torch.zeros_like(clean), torch.zeros(clean.shape[1]), torch.zeros(TEXT_LENGTH, config.get("text_dim", 4096))
 
@@ -266,12 +270,15 @@ def report_memory(settings: MemorySettings) -> str:
     """`python -m trainer memory`: a line for each part, or the table.
 
     Raises:
-        ValueError: no such model, or a length that the model cannot have.
+        ValueError: no such model, or a size or length that the model cannot have.
     """
     size = settings.length, settings.height, settings.width
+    configs = [CONFIGS[model] for model, _ in COLUMNS] if settings.table else [model_config(settings.model)]
+    for config in configs:
+        check_size(settings.width, settings.height, _scale(config) * PATCH)
     if settings.table:
         return _table(settings, size)
-    memory = training_memory(settings.training(), model_config(settings.model), size).divided(settings.shards)
+    memory = training_memory(settings.training(), configs[0], size).divided(settings.shards)
     parts = {
         "weights": memory.weights, "LoRA": memory.lora, "gradients": memory.gradients, "optimiser": memory.optimizer,
         "average": memory.average, "activations": memory.activations, "a step of the optimiser": memory.step,

@@ -14,6 +14,7 @@ from pusa_core.animation import write_animation
 from pusa_core.hosts.diffusers import sample
 
 from .data import ClipCache
+from .output import writing
 from .samples import Sample, samples_of
 from .settings import Settings
 from .trackers import log_image
@@ -47,7 +48,8 @@ class Preview:
             if self.decode is None:
                 continue
             frames = self.decode(latent)
-            write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
+            with writing(self.folder):
+                write_animation(frames, self.folder / f"{step:06d}_{index}.webp", FPS)
             strip = torch.cat(list(frames[:: max(1, len(frames) // 8)]), dim=1)
             log_image(accelerator, f"sample {index}", strip, step)
 

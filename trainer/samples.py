@@ -64,7 +64,7 @@ def cache_samples(
     encode: Callable[[Tensor], Tensor],
     text_of: Callable[[str], PackedText],
 ) -> None:
-    """Encodes samples into a cache, in place of those that it has.
+    """Encodes samples into a cache, in place of those that it has, which stay where one cannot be read.
 
     Args:
         channels: of latents.
@@ -74,9 +74,9 @@ def cache_samples(
     """
     from batch.make import read_keyframes
 
+    plans = [plan_clip(read_keyframes(job, {}), job.length, lambda pictures: encode(pictures)[None]) for job in jobs]
     shutil.rmtree(folder / SAMPLES, ignore_errors=True)
-    for job in jobs:
-        plan = plan_clip(read_keyframes(job, {}), job.length, lambda pictures: encode(pictures)[None])
+    for job, plan in zip(jobs, plans):
         empty = torch.zeros(channels, latent_length(job.length), job.height // scale, job.width // scale)
         clean = empty if plan.clean is None else plan.clean[0]
         metadata = {"caption": job.prompt, "schedule": plan.schedules[0].to_json(), "seed": str(job.seed)}

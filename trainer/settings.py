@@ -18,6 +18,7 @@ TRAINING = {
     "micro_batch", "context_parallel", "rank", "optimizer", "full", "fp8", "checkpointing", "offload_activations",
     "offload_weights", "dtype",
 }  # fmt: skip
+HIGHEST_SEED = 2**32 - 1  # that NumPy takes
 DEMO = "demo"  # the demo model's list of words in place of a text encoder file
 ENCODING = (
     "length",
@@ -36,6 +37,26 @@ def _require_positive(settings: Any, keys: tuple[str, ...]) -> None:
         numbers = value.values() if isinstance(value, dict) else [value]
         if any(number is not None and not number > 0 for number in numbers):
             raise ValueError(f"--{key.replace('_', '-')} {value} was given; it must be greater than 0.")
+
+
+def _refuse_negative(settings: Any, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not getattr(settings, key) >= 0:
+            raise ValueError(f"--{key.replace('_', '-')} {getattr(settings, key)} was given; it must be 0 or more.")
+
+
+def check_size(width: int, height: int, multiple: int) -> None:
+    """Refuses pixels that a VAE and the model's patches cannot divide.
+
+    Raises:
+        ValueError: which would do.
+    """
+    if width % multiple or height % multiple:
+        near = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
+        raise ValueError(
+            f"A size of {width}x{height} was given; with this VAE both must be multiples of {multiple}: "
+            f"use {near[0]}x{near[1]}."
+        )
 
 
 @dataclass(frozen=True)
@@ -192,6 +213,7 @@ class Settings:
     license: str = ""
 
     def __post_init__(self) -> None:
+        _refuse_negative(self, ("weight_decay", "warmup", "sample_every", "samples"))
         _require_positive(
             self,
             (
@@ -199,8 +221,8 @@ class Settings:
                 "max_grad_norm", "held_out_every", "held_out_samples", "repeats", "rank_pattern",
             ),
         )  # fmt: skip
-        if self.warmup < 0:
-            raise ValueError(f"--warmup {self.warmup} was given; give the steps in which the learning rate rises, or 0.")
+        if not 0 <= self.seed <= HIGHEST_SEED:
+            raise ValueError(f"--seed {self.seed} was given; give a whole number from 0 to {HIGHEST_SEED}.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out} was given; give the share of videos to keep out, 0.05 for one.")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -294,6 +316,8 @@ class MemorySettings:
 
     def __post_init__(self) -> None:
         _require_positive(self, ("width", "height", "length", "micro_batch", "context_parallel", "rank", "shards"))
+        if self.offload_weights and self.context_parallel * self.shards > 1:
+            raise ValueError("--offload-weights was given for several cards, but it is for one process: take it out.")
         self.training()
 
     def training(self) -> Settings:

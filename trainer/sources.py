@@ -46,10 +46,12 @@ def find_clips(folder: Path, images: bool = False) -> list[Source]:
         images: whether still images are clips, too.
 
     Raises:
-        ValueError: there are no videos, or one has no caption.
+        ValueError: there is no folder, or no videos in it, or one has no caption.
     """
     kinds = VIDEOS | IMAGES if images else VIDEOS
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there, or is no folder: give a folder of clips.")
+    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds and _is_meant(path))
     if not videos:
         raise ValueError(f"{folder} holds no videos ({', '.join(sorted(kinds))}): give a folder of clips.")
     listed = _listed_captions(folder / "metadata.jsonl")
@@ -70,6 +72,11 @@ def find_clips(folder: Path, images: bool = False) -> list[Source]:
     return sources
 
 
+def _is_meant(path: Path) -> bool:
+    """Not what macOS writes beside files on other disks (._cat.mp4)."""
+    return path.is_file() and not path.name.startswith(".")
+
+
 def _read_text_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # Windows editors begin UTF-8 with a mark
@@ -85,10 +92,16 @@ def _listed_captions(path: Path) -> dict[str, str]:
         try:
             entry = json.loads(line) if line.strip() else None
             if entry is not None:
-                captions[entry["file_name"]] = str(entry["text"])
+                captions[entry["file_name"]] = _text(entry["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'Line {number} of {path} is no object with "file_name" and "text".') from error
     return captions
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def mixed_rates(sources: Iterable[Source]) -> str | None:

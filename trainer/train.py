@@ -29,6 +29,7 @@ from .held_out import SEED as HELD_OUT_SEED
 from .held_out import held_out_loss, split_clips
 from .lora import train_lora
 from .optimiser import Average, make_optimizer, make_schedule, set_rates
+from .output import make_folder
 from .preview import Preview
 from .publish import result_path, write_result
 from .savings import save_memory, saved_for_backward
@@ -102,9 +103,9 @@ class Run:
 
 
 def _begin(settings: Settings) -> Run:
-    settings.output.mkdir(parents=True, exist_ok=True)
     check_trackers(settings.trackers)
     clips, held_out = split_clips(settings)
+    make_folder(settings.output)
     groups = group_processes(PartialState(cpu=devices.accelerator() is None, timeout=PATIENCE), settings)
     accelerator = _accelerator(settings, groups)
     set_seed(settings.seed)

@@ -58,6 +58,8 @@ def test_the_command(command, tmp_path, capsys, monkeypatch):
         ("--workers=-1", "-1 workers were asked for"),
         ("--model=nowhere", "nowhere is no Diffusers folder"),
         (f"--output={__file__}", "File exists"),
+        ("--alpha=nan", "was given with the strength nan"),
+        ("--ulysses=0", "--ulysses 0 and --ring 1 were given: give 1 or more of each"),
     ],
 )
 def test_wrong_options_are_told(command, wrong, said, capsys):
@@ -72,6 +74,14 @@ def test_a_stopped_command_goes_on(command, monkeypatch, capsys):
         assert command() == 130
     assert "goes on with what is missing" in capsys.readouterr().err
     assert command() == 1 and "1 videos made" in capsys.readouterr().out
+
+
+def test_a_command_that_is_stopped_while_it_begins(command, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Models, "resolved", stopped)
+    assert command() == 130 and "goes on with what is missing" in capsys.readouterr().err
 
 
 def test_it_is_a_module():

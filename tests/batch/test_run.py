@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from batch import make, models
 from batch.folder import RunStopped, open_folder
@@ -67,6 +69,15 @@ def is_made(folder, job, models):
 
 def read(path):
     return torch.cat(list(read_frames(path)))
+
+
+@pytest.mark.parametrize("name", ["start.png", "deep.png"])
+def test_pictures_of_8_and_16_bits(given, name):
+    picture = np.asarray(Image.open(given / "start.png").convert("L"))
+    Image.fromarray(picture.astype(np.uint16) * 257).save(given / "deep.png")
+    (keyframe,) = make.read_keyframes(replace(JOB, keyframes=(ImageAt(str(given / name)),)), {})
+    grey = keyframe.pictures[0].mean(-1)
+    assert (grey - torch.from_numpy(picture / 255)).abs().mean() < 0.06  # as bright
 
 
 def test_a_video_and_what_made_it(given, tmp_path, monkeypatch):
@@ -191,7 +202,7 @@ def test_bad_jobs_do_not_stop_the_rest(given, tmp_path):
     assert report.made == ["clip"]
     said = {fault.name: fault.reason for fault in report.faults}
     assert 'does not know the word "hexagon"' in said["word"]
-    assert "broken.png is no picture" in said["picture"]
+    assert "broken.png cannot be read" in said["picture"]
     assert "17" in said["place"]
     assert "The clip has 17 frames" in said["short"]
     assert "A width of 60 is not divisible by 16: use 48" in said["size"]

@@ -255,12 +255,12 @@ def test_another_text_encoder_is_refused_before_it_is_loaded(settings, tmp_path,
     save_file(state, path := tmp_path / "encoder.safetensors")
     with pytest.raises(ValueError, match=f"encoder.safetensors {said}.* give umt5_xxl_fp8_e4m3fn_scaled"):
         caching.cache(replace(settings, text_encoder=str(path)))
-    assert not settings.output.exists()
+    assert not any(settings.output.iterdir())
 
 
 def test_a_damaged_text_encoder_is_refused(settings, tmp_path):
-    for name in ("cut.safetensors", "cut.pth"):
-        (tmp_path / name).write_bytes(b"x" * 1000)
+    for name, content in (("cut.safetensors", b"x" * 1000), ("cut.pth", b"x" * 1000), ("caption.txt", b"a red circle moves")):
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
             caching.cache(replace(settings, text_encoder=str(tmp_path / name)))
 
@@ -315,3 +315,15 @@ def test_a_sample_that_is_none_is_named(settings, videos):
     (videos / "samples.jsonl").write_text('{"prompt": "a", "keyframes": [{"image": "nowhere.png"}]}', encoding="utf-8")
     with pytest.raises(ValueError, match="samples.jsonl, line 1: .*nowhere.png is not there"):
         caching.cache(replace(settings, samples=videos / "samples.jsonl"))
+
+
+def test_samples_stay_where_a_new_one_cannot_be_read(settings, videos):
+    jobs, picture = videos / "samples.jsonl", videos / "still.png"
+    Image.effect_noise((64, 64), 90).save(picture)
+    jobs.write_text('{"name": "one", "prompt": "a red circle"}', encoding="utf-8")
+    caching.cache(replace(settings, samples=jobs))
+    picture.write_bytes(picture.read_bytes()[:1000])
+    jobs.write_text('{"name": "two", "prompt": "a red circle", "keyframes": [{"image": "still.png"}]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="still.png cannot be read"):
+        caching.cache(replace(settings, samples=jobs))
+    assert [path.stem for path in (settings.output / "_samples").iterdir()] == ["one"]

@@ -1,5 +1,7 @@
 """Keyframes as users of Diffusers have them, for one prompt and for each of several."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,23 @@ def test_pictures_of_another_size_are_cropped(pipe):
 def test_what_is_no_keyframe_is_told(pipe, given, said):
     with pytest.raises(ValueError, match=said):
         planned(pipe, given)
+
+
+@pytest.mark.parametrize("given", [Path("frame.png"), 3, iter([PIXELS])])
+def test_one_that_is_no_keyframe_is_told(pipe, given):
+    with pytest.raises(ValueError, match=f"Keyframe 1: {type(given).__name__} is no image: give a PIL image"):
+        pipe.plan(given, SIZE, SIZE, LENGTH)
+
+
+def test_a_clip_that_the_model_has_no_places_for(pipe):
+    with pytest.raises(ValueError, match="A clip of 4097 frames is longer than the model's 4093: make a long video"):
+        pipe(**{**make_call(), "num_frames": 4097})
+
+
+def test_a_picture_of_16_bits_keeps_its_brightness(pipe):
+    grey = PIXELS[..., 0]
+    deep = planned(pipe, Image.fromarray(grey.astype(np.uint16) * 257))
+    assert_same(deep, planned(pipe, np.stack([grey] * 3, axis=-1)))
 
 
 def test_without_a_vae_only_plans_are_taken(make_pipe, inference_mode):

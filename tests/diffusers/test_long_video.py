@@ -69,10 +69,23 @@ def test_prompts_by_frame(pipe):
     assert not torch.allclose(blended[13:], both[13:], atol=1e-3)
 
 
-@pytest.mark.parametrize("prompts", [{}, {-1: "a"}, {0.5: "a"}])
+@pytest.mark.parametrize("prompts", [{}, {-1: "a"}, {0.5: "a"}, {0: "a", 321: "b"}])
 def test_prompts_of_no_frame(pipe, prompts):
     with pytest.raises(ValueError, match="Prompts were given for the frames .*: give whole numbers from 0"):
         pipe.long_video(prompts, negative_prompt_embeds=text(2), height=SIZE, width=SIZE)
+
+
+@pytest.mark.parametrize("prompt, kind", [(None, "NoneType"), (["a", "b"], "list"), ({0: 3}, "int")])
+def test_what_is_no_prompt(pipe, prompt, kind):
+    with pytest.raises(ValueError, match=f"prompt is of the type {kind}: give text"):
+        pipe.long_video(prompt, negative_prompt_embeds=text(2), height=SIZE, width=SIZE)
+
+
+@pytest.mark.parametrize("wrong", [{"moving_frames": 0}, {"steps": 0}, {"blend": -1}, {"anchor_distance": 0}])
+def test_numbers_that_no_window_can_have(pipe, wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(ValueError, match=f"^{name} is {value}: give {value + 1} or more"):
+        pipe.long_video(**call(**wrong))
 
 
 def test_two_transformers(pipe, make_pipe, vae_file, tmp_path):
@@ -143,6 +156,12 @@ def test_another_video_does_not_go_on(pipe, tmp_path, changed):
     settings = {"folder": tmp_path, "keyframes": [(picture(1)[0], 0, 0.0)]}
     keys = [pipe.long_video(**call(**{**settings, **more})).folder.folder for more in ({}, {}, changed)]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_same_call_goes_on_without_a_generator(pipe, tmp_path):
+    keys = [pipe.long_video(**call(generator=None, folder=tmp_path)).folder.folder for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert not torch.equal(made(pipe, generator=None, num_frames=5), made(pipe, generator=None, num_frames=5))
 
 
 def test_another_lora_does_not_go_on(make_pipe, vae_file, tmp_path):

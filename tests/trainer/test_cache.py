@@ -51,9 +51,28 @@ def test_a_broken_list_names_its_line(videos):
         find_clips(videos)
 
 
+def test_a_caption_that_is_no_text_is_none(videos):
+    (videos / "metadata.jsonl").write_text('{"file_name": "one.mp4", "text": null}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match='Line 1 of .*metadata.jsonl is no object with "file_name" and "text"'):
+        find_clips(videos)
+
+
 def test_a_folder_without_videos(tmp_path):
     with pytest.raises(ValueError, match="holds no videos"):
         find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "one.mp4"])
+def test_what_is_no_folder(videos, name):
+    with pytest.raises(ValueError, match=f"{name} is not there, or is no folder"):
+        find_clips(videos / name)
+
+
+def test_what_is_no_clip_of_the_users(videos):
+    """Files of macOS, and a folder that is named as a video."""
+    (videos / "._one.mp4").write_bytes(b"Mac OS X")
+    (videos / "cats.mp4").mkdir()
+    assert [source.name for source in find_clips(videos)] == ["one.mp4", "two.mp4"]
 
 
 def test_captions_from_windows(videos):

@@ -15,9 +15,9 @@ from tests.trainer.measured import SIZE
 from tests.trainer.test_processes import free_port
 from tests.trainer.test_train import same
 from trainer.lora import train_lora
-from trainer.memory import COLUMNS, ROWS, model_config, training_memory
+from trainer.memory import COLUMNS, ROWS, model_config, report_memory, training_memory
 from trainer.savings import frozen_layers, save_memory
-from trainer.settings import Settings
+from trainer.settings import MemorySettings, Settings
 from trainer.train import train
 
 SMALL = {"num_attention_heads": 4, "ffn_dim": 1024, "num_layers": 2, "text_dim": 64}
@@ -109,6 +109,21 @@ def test_what_the_cpu_keeps_is_not_on_the_card():
 def test_the_clips_of_the_table_can_be_shared_by_its_cards():
     sizes = [(model_config(model), savings.get("context_parallel", 1)) for model, _ in COLUMNS for _, _, savings in ROWS]
     assert not [size for config, size in sizes if config["num_attention_heads"] % size]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"width": 840}, "840x480 was given.* multiples of 16: use 832x480"),
+        ({"width": 840, "table": True}, "multiples of 16"),
+        ({"model": "5B", "height": 464}, "multiples of 32: use 832x448"),
+        ({"offload_weights": True, "shards": 2}, "--offload-weights was given for several cards"),
+        ({"offload_weights": True, "context_parallel": 4}, "--offload-weights was given for several cards"),
+    ],
+)
+def test_runs_that_cannot_be(given, said):
+    with pytest.raises(ValueError, match=said):
+        report_memory(MemorySettings(**given))
 
 
 @pytest.mark.parametrize("model", ["2B", "nowhere.safetensors"])

@@ -121,6 +121,13 @@ def test_another_setting_is_refused_when_going_on(settings):
         train(replace(settings, rank=8))
 
 
+def test_fewer_steps_than_a_run_has_are_refused(settings, finished):
+    made = replace(settings, output=finished.parent)
+    with pytest.raises(ValueError, match="holds a run of 4 steps, but --steps 2 was given"):
+        train(replace(made, steps=2))
+    same(finished, train(made), rtol=0, atol=0)
+
+
 def test_a_batch_that_cannot_be_shared(settings):
     with pytest.raises(ValueError, match="make --batch a multiple of 3"):
         train(replace(settings, micro_batch=3))
@@ -146,6 +153,22 @@ def test_a_run_that_was_moved_goes_on(settings, tmp_path):
 @pytest.mark.parametrize("wrong", [{"micro_batch": 0}, {"checkpoint_every": 0}, {"rank": -1}, {"lr": float("nan")}])
 def test_numbers_that_must_be_positive(settings, wrong):
     with pytest.raises(ValueError, match="must be greater than 0"):
+        replace(settings, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"seed": -1}, "--seed -1 was given; give a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed 4294967296 was given"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1 was given; it must be 0 or more"),
+        ({"warmup": -1}, "--warmup -1 was given"),
+        ({"sample_every": -1}, "--sample-every -1 was given"),
+        ({"samples": -2}, "--samples -2 was given"),
+    ],
+)
+def test_numbers_out_of_range(settings, wrong, said):
+    with pytest.raises(ValueError, match=said):
         replace(settings, **wrong)
 
 

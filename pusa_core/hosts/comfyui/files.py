@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...messages import fault, say
@@ -39,7 +37,7 @@ def read_state(path: Path, wanted: str) -> dict[str, Tensor]:
         raise fault("{path} is not there: give the path of {wanted}.", path=path, wanted=say(wanted))
     try:
         state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged files raise a dozen types
         raise fault(
             "{path} cannot be read as weights, or is damaged or cut off: give the path of {wanted}.",
             path=path,

@@ -23,6 +23,27 @@ def check_size(height: int, width: int, spatial_stride: int) -> None:
             raise ValueError(f"A {what} of {size} is not divisible by {stride}: use {max(size // stride, 1) * stride}.")
 
 
+def check_longest(num_frames: int, latents: int) -> None:
+    """Whether the model has places for so many frames.
+
+    Args:
+        latents: latent frames that it has places for.
+    """
+    most = pixel_length(latents)
+    if num_frames > most:
+        raise ValueError(
+            f"A clip of {num_frames} frames is longer than the model's {most}: make a long video, or a shorter one."
+        )
+
+
+def check_rolling(moving_frames: int, steps: int, blend: int, anchor_distance: int) -> None:
+    given = {"moving_frames": moving_frames, "steps": steps, "blend": blend, "anchor_distance": anchor_distance}
+    for what, value in given.items():
+        least = 0 if what == "blend" else 1
+        if value < least:
+            raise ValueError(f"{what} is {value}: give {least} or more.")
+
+
 def check_length(plan: Plan, num_frames: int) -> None:
     frames = pixel_length(len(plan))
     if frames != num_frames:

@@ -79,17 +79,23 @@ class Guidance:
     boundary: float
 
 
-def by_frame(given: Any) -> dict[int, Any]:
+def by_frame(given: Any, length: int) -> dict[int, Any]:
     """Prompts, or embeddings of such, by the pixel frame at which each begins to hold; one alone holds from the start.
 
+    Args:
+        length: frames of the video.
+
     Raises:
-        ValueError: a frame is none.
+        ValueError: a frame is none of the video's, or a prompt is none.
     """
     found = dict(given) if isinstance(given, Mapping) else {0: given}
-    if not found or not all(type(frame) is int and frame >= 0 for frame in found):
+    if not found or not all(type(frame) is int and 0 <= frame < length for frame in found):
         raise ValueError(
-            f'Prompts were given for the frames {[*found]}: give whole numbers from 0, as {{0: "a boat", 120: "a storm"}}.'
+            f"Prompts were given for the frames {[*found]}: give whole numbers from 0 to {length - 1}, as "
+            '{0: "a boat", 120: "a storm"}.'
         )
+    if wrong := [type(prompt).__name__ for prompt in found.values() if not isinstance(prompt, str | Tensor)]:
+        raise ValueError(f"A long video's prompt is of the type {wrong[0]}: give text, or prompt_embeds.")
     return dict(sorted(found.items()))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...keyframes import Keyframe, clip_keyframe
+from ...media import pixels
 from ...plan import Plan
 from ...strength import Strength
 
@@ -24,7 +25,8 @@ def as_list(given: Any) -> Sequence[Any]:
     if given is None:
         return ()
     is_short = isinstance(given, tuple) and len(given) > 1 and (_is_number(given[1]) or isinstance(given[1], Strength))
-    return [given] if is_short or isinstance(given, Keyframe | Image.Image | np.ndarray | Tensor) else given
+    is_one = is_short or isinstance(given, Keyframe | Image.Image | np.ndarray | Tensor)
+    return [given] if is_one or not isinstance(given, Sequence) else given
 
 
 def is_per_prompt(keyframes: Sequence[Any]) -> bool:
@@ -75,7 +77,7 @@ def _pictures(given: Any) -> Tensor:
             raise ValueError("the images of a clip have different sizes: give them all the same.")
         return torch.cat(pictures)
     if isinstance(given, Image.Image):
-        given = np.array(given.convert("RGB"))
+        return pixels(given)
     if isinstance(given, np.ndarray):
         given = torch.from_numpy(np.ascontiguousarray(given))
     if not isinstance(given, Tensor):

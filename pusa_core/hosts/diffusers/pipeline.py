@@ -28,7 +28,9 @@ from ...wan import EXPERT_BOUNDARY
 from .checks import (
     check_latents,
     check_length,
+    check_longest,
     check_pictures,
+    check_rolling,
     check_scheduler,
     check_single_transformer,
     check_size,
@@ -219,6 +221,7 @@ class PusaWanPipeline(WanPipeline):
                 the scheduler cannot follow it.
         """
         check_size(height, width, self.vae_scale_factor_spatial)
+        check_longest(num_frames, self.transformers[0].config.rope_max_seq_len)
         call = {
             "prompt": prompt, "negative_prompt": negative_prompt, "height": height, "width": width,
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **wan,
@@ -276,7 +279,7 @@ class PusaWanPipeline(WanPipeline):
             keyframes: as `__call__` takes them, for one prompt; they hold their pictures. Those at the start are where the
                 video begins; later ones are met on the way.
             num_frames: 4n+1.
-            generator: whose seed the noise has.
+            generator: whose seed the noise has; without one it is another in every call, and 0 with `folder`.
             moving_frames: latent frames that are denoised at once, each a step behind the one before.
             steps: model evaluations for each new latent frame; a frame takes `moving_frames` times as many steps.
             shift: flow shift of a frame's steps; the pipeline's scheduler takes no part.
@@ -290,6 +293,7 @@ class PusaWanPipeline(WanPipeline):
             ValueError: the same as by `__call__`; or there is no VAE, or one that decodes whole clips only.
         """
         check_size(height, width, self.vae_scale_factor_spatial)
+        check_rolling(moving_frames, steps, blend, anchor_distance)
         if self.vae is None:
             raise ValueError("This pipeline has no VAE, with which a long video is decoded as it is made: give it one.")
         frames, staircase = latent_length(num_frames), Staircase.rolling(moving_frames, steps, shift)
@@ -297,13 +301,13 @@ class PusaWanPipeline(WanPipeline):
         placed, notes = place_keyframes(read, frames, self._encode_cropped(height, width))
         given = {frame: (self._normalised(p.latent).cpu(), p.multiplier) for frame, p in placed.items()}
         scales = (guidance_scale, guidance_scale if guidance_scale_2 is None else guidance_scale_2)
-        prompts = by_frame(prompt if prompt_embeds is None else prompt_embeds)
+        prompts = by_frame(prompt if prompt_embeds is None else prompt_embeds, num_frames)
         texts = {frame: embedded(self, text, max_sequence_length) for frame, text in prompts.items()}
         without = (negative_prompt or "") if negative_prompt_embeds is None else negative_prompt_embeds
         negative = embedded(self, without, max_sequence_length) if max(scales) > 1 else None
         self.maybe_free_model_hooks()
         guidance = Guidance(blended(texts, blend), negative, scales, self.config.boundary_ratio or EXPERT_BOUNDARY)
-        seed = torch.Generator().seed() if generator is None else generator.initial_seed()
+        seed = generator.initial_seed() if generator is not None else 0 if folder is not None else torch.Generator().seed()
         sides = (height // self.vae_scale_factor_spatial, width // self.vae_scale_factor_spatial)
         shape = (1, self.transformers[0].config.in_channels, *sides)
         rolled = (moving_frames, steps, shift, blend, anchor_distance, keyframes_beside)
