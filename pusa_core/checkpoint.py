@@ -52,7 +52,7 @@ class WanCheckpoint:
         self._keys = {name: key for name, key in named.items() if not _is_beside(name)}
         self.shapes = {name: self._stored[key].shape for name, key in self._keys.items()}
         self.metadata = {key: value for key, value in metadata.items() if key != OWN_METADATA}
-        wan_config(self.shapes, self.metadata)
+        wan_config(self.name, self.shapes, self.metadata)
         self._check_storage()
 
     def _check_storage(self) -> None:

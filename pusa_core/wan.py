@@ -57,8 +57,11 @@ def _split(key: str) -> tuple[str, str, str]:
     return match[2], match[3], match[1] or ""
 
 
-def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> dict[str, Any]:
+def wan_config(name: str, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> dict[str, Any]:
     """Diffusers' config of a Wan text-to-video checkpoint, read off the shapes of its tensors (original names).
+
+    Args:
+        name: what messages call it.
 
     Raises:
         ValueError: it is no Wan, or not a text-to-video one.
@@ -67,7 +70,9 @@ def wan_config(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> 
     patch, head, ffn, text, time = (shapes.get(f"{module}.weight", ()) for module in modules)
     if not (patch and head and ffn and text and time):
         raise fault(
-            "This file is no Wan checkpoint, it lacks one of {modules}: choose a Wan model.", modules=", ".join(modules)
+            "{name} is no Wan checkpoint, it lacks one of {modules}: choose a Wan model.",
+            name=name,
+            modules=", ".join(modules),
         )
     dim, channels = patch[0], head[0] // 4
     check_text_to_video(patch[1], channels)

@@ -121,7 +121,7 @@ def model_config(model: str) -> dict[str, Any]:
     try:
         with safe_open(model, framework="numpy") as file:
             shapes = {PREFIX.sub("", key): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            return wan_config(shapes, file.metadata() or {})
+            return wan_config(model, shapes, file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{model} was given for a model, which is neither {', '.join(CONFIGS)} nor a safetensors file: give one of these."

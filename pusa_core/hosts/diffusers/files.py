@@ -64,9 +64,8 @@ def _open_folder(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3D
 def _open_file(path: Path, dtype: torch.dtype, fps: float) -> WanTransformer3DModel:
     with _mapped(path) as file:
         names = {PREFIX.sub("", key): key for key in file.keys()}  # noqa: SIM118
-        config = wan_config(
-            {name: tuple(file.get_slice(key).get_shape()) for name, key in names.items()}, file.metadata() or {}
-        )
+        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in names.items()}
+        config = wan_config(path.name, shapes, file.metadata() or {})
         with init_empty_weights(include_buffers=False):
             wan = WanTransformer3DModel(**config)
         parts = {name: _weight(file, names, name, torch.float32) for name in PARTS if name in names}
