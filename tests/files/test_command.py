@@ -59,7 +59,7 @@ def test_bake(folder, capsys):
         (["compress", "pusa.safetensors", "new.safetensors", "--rank=2", "--device=cdua"], '"cdua" is no device'),
         (["bake", "wan.safetensors", "new.safetensors", "--loras", "pusa.safetensors", "nan"], "with the strength nan"),
         (["bake", "wan.safetensors", "new.safetensors", "--loras", "pusa.safetensors", "inf"], "with the strength inf"),
-        (["bake", "pusa.safetensors", "new.safetensors", "--loras", "pusa.safetensors", "1"], "pusa.safetensors is no Wan checkpoint"),
+        (["bake", "pusa.safetensors", "new.safetensors", "--loras", "pusa.safetensors", "1"], "pusa.safetensors is no Wan"),
         (["bake", "wan.safetensors", "no/new.safetensors", "--loras", "pusa.safetensors", "1"], "The folder no is not there"),
     ],
 )
