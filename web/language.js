@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const OWN = "Pusa.Language", AUTO = "auto";
-const LANGUAGES = { en: "English", zh: "中文", "zh-TW": "繁體中文", ja: "日本語", ko: "한국어", de: "Deutsch" };
+const LANGUAGES = { [AUTO]: "as ComfyUI", en: "English", zh: "中文", "zh-TW": "繁體中文", ja: "日本語", ko: "한국어", de: "Deutsch" };
 
 /** The language of the pack's words: its own setting, else the page's. */
 export function language() {
@@ -21,7 +21,7 @@ app.registerExtension({
 			name: "Language of Pusa's nodes, reports and errors",
 			tooltip: "German is not among ComfyUI's own languages: choose it here. Reload the page after a change.",
 			type: "combo",
-			options: [{ text: "as ComfyUI", value: AUTO }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
+			options: Object.entries(LANGUAGES).map(([value, text]) => ({ text, value })),
 			defaultValue: AUTO,
 		},
 	],

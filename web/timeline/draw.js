@@ -19,8 +19,7 @@ const noiseOf = ({ knots }) => knots.at(-1)[1];
 /** Edges of the latent frames. Folded, those that lie far from every item are narrow. */
 export function layout(frames, width, fold) {
 	const weights = frames.map((frame, i) => (fold && !frame && !frames[i - 1] && !frames[i + 1] ? FOLDED : 1));
-	const unit = Math.max(width / weights.reduce((a, b) => a + b), frames.length > LONG ? NARROWEST : 0);
-	const edges = [0];
+	const unit = Math.max(width / weights.reduce((a, b) => a + b), frames.length > LONG ? NARROWEST : 0), edges = [0];
 	weights.forEach((weight, i) => edges.push(edges[i] + weight * unit));
 	return edges;
 }
@@ -82,8 +81,7 @@ function drawNoise(pen) {
 		const [x, w] = [left + 0.5, wide - 1];
 		fill(ink, frame ? 0.1 : 0.06, x, BAR_BOTTOM - BAR, w, BAR);
 		if (!frame) return;
-		const noise = noiseOf(frame);
-		const y = BAR_BOTTOM - noise * BAR;
+		const noise = noiseOf(frame), y = BAR_BOTTOM - noise * BAR;
 		const mark = frame.item === selected ? accent : ink;
 		fill(colourOf(noise), frame.item ? 1 : 0.55, x, y, w, BAR_BOTTOM - y);
 		fill(mark, 1, x, y - 1, w, 2);

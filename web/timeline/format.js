@@ -40,8 +40,7 @@ export function place(item, length, total) {
 	const frames = frameCount(item, total);
 	const [count, latents] = [latentOf(frames), latentsOf(length)];
 	const isInside = item.at >= -length && item.at < length;
-	const frame = isInside ? (item.at + length) % length : item.at;
-	const latent = latentOf(frame);
+	const frame = isInside ? (item.at + length) % length : item.at, latent = latentOf(frame);
 	const fits = isInside && latent + count <= latents && (latent > 0 || frames % STRIDE === 1);
 	return { item, first: fits ? latent : Math.max(0, latents - count), count, frames, frame, fits, noise: noiseOf(item, count) };
 }
@@ -86,8 +85,7 @@ export const startOf = ({ steps, ar_step, causal_block_size }, index) => Math.mi
 
 /** Frames of a FrameSchedule's JSON that do not just follow the sampler. */
 export function readSchedule(text) {
-	const frames = Object.entries(JSON.parse(text).keyframes);
-	return frames.map(([index, { sigmas, multiplier }]) => [index, sigmas ?? [[0, 0], [1, multiplier]]]);
+	return Object.entries(JSON.parse(text).keyframes).map(([index, { sigmas, multiplier }]) => [index, sigmas ?? [[0, 0], [1, multiplier]]]);
 }
 
 export const PRESETS = await (await fetch(new URL("presets.json", import.meta.url))).json();
@@ -107,8 +105,7 @@ function shortened({ at, take: [from, to], noise, ...rest }, latents) {
 /** A preset's items, of what is there; what is missing stays an empty place. */
 export function arrange({ slots, same, room }, items, length, countOf) {
 	if (!slots) return items.map((item) => ({ ...item, behaviour: undefined }));
-	const pool = items.filter(isFilled);
-	const latents = latentsOf(length);
+	const pool = items.filter(isFilled), latents = latentsOf(length);
 	return slots.map((slot, index) => {
 		const source = pool[same ? 0 : index];
 		const count = source ? countOf(source) : Infinity;

@@ -6,7 +6,7 @@ import { noiseWords, placeWords, t } from "./words.js";
 
 const THRESHOLD = 4; // pixels to a drag
 const STEP = 0.05; // of noise
-const EDGE = 20; // pixels, where an item that is held scrolls the video
+const EDGE = 20; // pixels, where what is held scrolls
 const COPIED = "application/x-pusa-item";
 
 export function attachHands(ui) {
@@ -106,8 +106,7 @@ function press(ui, { key, altKey, target: { dataset: { side } } }) {
 	if (key === "+") return ui.pick(ui.afterSelected());
 	const isDelete = /Delete|Backspace/.test(key);
 	if (!item) return isDelete; // not for the node
-	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key];
-	const isTilt = /Left|Right/.test(key);
+	const way = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[key], isTilt = /Left|Right/.test(key);
 	if (way && altKey) return ui.setNoise(item, (noise, i, count) => noise + STEP * way * (isTilt ? i / Math.max(1, count - 1) : 1));
 	if (way && side) return ui.trim(item, side === "start", side === "end" ? way : -way) ? ui.changedItem(item) : ui.say(t("cannotCut"));
 	if (way) return ui.moveTo(item, ui.placeOf(item).first + way, way);
@@ -148,8 +147,7 @@ function trimGesture(ui, item, atStart, from) {
 	return {
 		item,
 		move(at) {
-			const wanted = (at.latent - from.latent) * (atStart ? -1 : 1);
-			const way = Math.sign(wanted - done);
+			const wanted = (at.latent - from.latent) * (atStart ? -1 : 1), way = Math.sign(wanted - done);
 			while (done !== wanted && ui.trim(item, atStart, way)) done += way;
 			const { first, count, frames } = ui.placeOf(item);
 			ui.dragged = { item };

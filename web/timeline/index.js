@@ -32,8 +32,7 @@ function samplingOf(node, watch) {
 			if (widget?.value > 0 && (name !== "boundary" || isLinked(next, "low_noise_model"))) found[name] = +widget.value;
 		}
 	}
-	const { steps, moving_frames } = found;
-	if (moving_frames) Object.assign(found, { steps: steps * moving_frames, ar_step: steps });
+	if (found.moving_frames) Object.assign(found, { steps: found.steps * found.moving_frames, ar_step: found.steps });
 	return { ...found, sigmas: sigmaGrid(found.steps, found.shift) };
 }
 
@@ -64,7 +63,12 @@ function timelineWidget(node, name, spec) {
 	const watch = (widget) => !widget || watched.has(widget) || (watched.add(widget), chain(widget, "callback", () => ui.refresh()));
 	let schedule = []; // what the last run made
 	const ui = new Timeline({
-		length: () => +widgetOf(node, "length")?.value || 81,
+		length() {
+			const own = widgetOf(node, "length");
+			const given = isLinked(node, own.name) && node.getInputNode(node.findInputSlot(own.name))?.widgets?.[0];
+			[given, own].forEach(watch);
+			return +given?.value || +own.value || 81;
+		},
 		sampling: () => samplingOf(node, watch),
 		inputs: () => inputsOf(node),
 		connected: () => (isLinked(node, "keyframes") ? schedule : []),
@@ -85,7 +89,6 @@ function timelineWidget(node, name, spec) {
 		margin: 6,
 	});
 	widget.value = spec[1].default;
-	watch(widgetOf(node, "length"));
 	chain(node, "onConnectionsChange", () => ui.refresh());
 	chain(node, "onRemoved", () => left.set(node.id, ui.root));
 	chain(node, "onConfigure", () => setTimeout(() => ui.root.isConnected || left.get(node.id)?.replaceWith(ui.root)));

@@ -52,8 +52,7 @@ function describe(ui, shown, { item, frame, fits, frames }, name, words) {
 
 /** Left edge and width: a picture is as wide as there is room; several in one place share it. */
 export function boxOf({ edges }, places, index) {
-	const { first, count } = places[index];
-	const end = edges.length - 1;
+	const { first, count } = places[index], end = edges.length - 1;
 	const [left, right] = [edges[first], edges[Math.min(end, first + count)]];
 	if (count > 1) return [left + 1, right - left - 2];
 	const pile = places.filter((at) => at.first === first);

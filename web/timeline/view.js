@@ -133,8 +133,7 @@ export class Timeline {
 
 	addNew(source, latent) {
 		const total = media.totalOf(source) ?? 1;
-		const most = 4 * Math.max(0, this.latents - 2) + 1;
-		const frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
+		const most = 4 * Math.max(0, this.latents - 2) + 1, frames = Math.min(FIRST_TAKE, most, 4 * Math.floor((total - 1) / 4) + 1);
 		const noise = frames === FIRST_TAKE ? [0, 0.3, 0.4, 0.5] : 0.3;
 		const place = { item: { ...source, behaviour: "hold" }, count: latentsOf(frames), frames };
 		this.insert(place, latent, t("added"), (at) => {
@@ -154,8 +153,7 @@ export class Timeline {
 	}
 
 	removeItem() {
-		const item = this.selected;
-		const index = this.items.indexOf(item);
+		const item = this.selected, index = this.items.indexOf(item);
 		this.items.splice(index, 1);
 		this.selected = this.items[index] ?? this.items.at(-1) ?? null;
 		this.changed(t("removed", { name: this.nameOf(item) }));
@@ -172,8 +170,7 @@ export class Timeline {
 		const [at, total] = [this.placeOf(item), media.totalOf(item)];
 		const frames = item.take && taken(item, total);
 		if (!at.fits || !frames) return false;
-		const before = atStart ? more : 0;
-		const take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
+		const before = atStart ? more : 0, take = [frames[0] - 4 * before, frames[1] + 4 * (more - before)];
 		const [first, count] = [at.first - before, at.count + more];
 		if (count < 1 || take[0] < 0 || take[1] > (total ?? Infinity) || this.freePlace(first, item, count, [0]) == null) return false;
 		const noise = Array.from({ length: count }, (_, i) => at.noise[clamp(i - before, 0, at.count - 1)]);

@@ -162,6 +162,22 @@ def test_the_length_moves_what_is_at_the_end(hands):
     assert [item["at"] for item in hands.value()] == [0, 40, -1], "nothing changes without a hand"
 
 
+def test_a_length_that_comes_by_wire_is_followed(hands):
+    """Where another node of one number gives it; where the number is not known before a run, the widget's stays."""
+    hands.new(items=(*TWO, {"at": -1, "media": "start_frame.jpg"}))
+    end = hands.browser.locator(".pt-item").nth(2)
+    hands.connect("PrimitiveInt", "length")
+    assert end.get_attribute("aria-valuenow") == f"{hands.length - 1}", "a new one gives 0"
+    hands.browser.evaluate(
+        "const w = app.graph.nodes.find(node => node.type === 'PrimitiveInt').widgets[0]; w.value = 41; w.callback(41)"
+    )
+    hands.browser.wait_for_timeout(300)
+    assert end.get_attribute("aria-valuenow") == "40"
+    hands.browser.evaluate("app.graph.nodes[0].disconnectInput(app.graph.nodes[0].findInputSlot('length'))")
+    hands.browser.wait_for_timeout(300)
+    assert end.get_attribute("aria-valuenow") == f"{hands.length - 1}"
+
+
 @pytest.mark.parametrize("text", ["{", '{"version":1,"items":[{"at":"x"}]}'])
 def test_a_text_that_cannot_be_shown_is_kept(hands, text):
     hands.new()
