@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from pusa_core.frames import (
     pixel_length,
 )
 from pusa_core.keyframes import LEAD_IN, Keyframe, still_keyframe, video_keyframes
-from pusa_core.lora import read_lora
+from pusa_core.lora import check_alpha, read_lora
 from pusa_core.plan import place_keyframes, plan_clip
 from pusa_core.schedule import pusa_sigmas
 from pusa_core.video_files import frame_rate
@@ -153,8 +152,7 @@ def check_models(models: Models) -> None:
     """
     _check_model(models.model)
     for lora, alpha, low_noise in [*models.extra_loras, *models.loras]:
-        if not math.isfinite(alpha):
-            raise ValueError(f"{lora} was given with the strength {alpha}, which is no number: give one, as 1.4.")
+        check_alpha(lora, alpha)
         if low_noise and not _may_have_low_noise(models.model):
             raise ValueError(f"{lora} is for a low-noise model, which {models.model} does not have: it is for Wan2.2.")
     for lora, _, _ in models.extra_loras:

@@ -18,6 +18,7 @@ import bench
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 MODELS = "1.3B", "14B"
 SIZES = {"480p": (832, 480), "720p": (1280, 720)}
 FRAMES = 21  # latent; 81 frames

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -144,15 +143,13 @@ class PusaLongVideo(io.ComfyNode):
         plain += [anchor_distance, on_the_way]
         folder, start = RollFolder(folder_of(plain, positive, negative, given, models)), leading(given)
         before = folder.load(start)
-        for step in islice(window_steps(staircase, start, video.frames), 1):  # none where every frame is given
-            warn_beyond_training(model, step.plan({}, {}))
+        if start < video.frames:
+            warn_beyond_training(model, next(window_steps(staircase, start, video.frames)).plan({}, {}))
         progress = RollProgress(cls, staircase, start, video.frames, len(models), before)
         studio = long_video_studio(model, vae, guidance, seed, video.shape, low_noise_model, progress.evaluated)
         roll = Roll(staircase, video.frames, given, studio, before, anchor_distance, on_the_way == BESIDE)
         path = write_roll(roll, folder, fps, max(start, before.frames), progress)
-        report = keyframes_report(video.notes)
-        progress.end(report)
-        return finished_video(path, folder, filename_prefix, (width, height), report)
+        return finished_video(cls, path, folder, filename_prefix, (width, height), keyframes_report(video.notes))
 
 
 @dataclass(frozen=True)

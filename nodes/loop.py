@@ -115,8 +115,7 @@ class PusaLoop(io.ComfyNode):
         loop = Loop(staircase, latents, before, studio, lead, earlier)
         write_roll(loop, folder, fps, max(len(given), earlier.frames), progress)
         path, report = _write_turn(loop, folder, fps, workflow_tags(cls))
-        progress.end(report)
-        return finished_video(path, folder, filename_prefix, (width, height), report)
+        return finished_video(cls, path, folder, filename_prefix, (width, height), report)
 
 
 def _encoded(image, encode, process_in):

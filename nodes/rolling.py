@@ -122,19 +122,23 @@ def workflow_tags(node: type[io.ComfyNode]) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in known.items() if value is not None}
 
 
-def finished_video(path: Path, folder: RollFolder, prefix: str, size: tuple[int, int], report: str) -> io.NodeOutput:
-    """A node's output: moves a finished file to its place in the output folder and removes what it was made from."""
+def finished_video(
+    node: type[io.ComfyNode], path: Path, folder: RollFolder, prefix: str, size: tuple[int, int], report: str
+) -> io.NodeOutput:
+    """A node's output: moves a finished file to its place in the output folder and removes what it was made from. The report
+    takes the place of the time left."""
     output = folder_paths.get_output_directory()
     place, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, *size)
     target = Path(place) / f"{name}_{counter:05}_.mp4"
     os.replace(path, target)
     folder.remove()
+    send_progress(node, report)
     shown = ui.SavedResult(target.name, subfolder, io.FolderType.output)
     return io.NodeOutput(InputImpl.VideoFromFile(str(target)), report, ui=ui.PreviewVideo([shown]))
 
 
 class RollProgress:
-    """Frames done and time left, on the node; at the end what there is to say.
+    """Frames done and time left, on the node.
 
     Args:
         given, frames: latent frames that are given at the start, and of the video.
@@ -159,9 +163,6 @@ class RollProgress:
         send_progress(
             self.node, say("{frames} frames; about {time} left", frames=pixel_length(frames), time=spoken_time(left))
         )
-
-    def end(self, report: str) -> None:
-        send_progress(self.node, report)
 
 
 def send_progress(node: type[io.ComfyNode], text: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import WanCheckpoint
-from .lora import MODULE_KINDS, OTHER_MODEL, PusaLora, canonical_name, check_pairs, read_lora, refuse
+from .lora import MODULE_KINDS, OTHER_MODEL, PusaLora, canonical_name, check_alpha, check_pairs, read_lora, refuse
 from .lora_files import adapter_file, load_tensors
 from .lora_report import amount
 from .messages import describe, fault, mark, say
@@ -36,10 +36,17 @@ _PREFIX = re.compile(r"^(?:lora_unet_|base_model_model_|model_|diffusion_model_|
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA to merge: its file, or PEFT folder, and its strength."""
+    """A LoRA to merge: its file, or PEFT folder, and its strength.
+
+    Raises:
+        ValueError: the strength is no number.
+    """
 
     path: Path
     alpha: float
+
+    def __post_init__(self) -> None:
+        check_alpha(self.path, self.alpha)
 
 
 @dataclass(frozen=True)

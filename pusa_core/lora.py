@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .lora_files import AGAIN, LoraError, adapter_file, damaged_config, is_plain, load_tensors, peft_config, short_name
 from .lora_report import LoraReport
-from .messages import describe, mark, say, shorten
+from .messages import describe, fault, mark, say, shorten
 from .peft_config import PeftConfig
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -158,6 +158,18 @@ def _examples(keys: Iterable[str]) -> str:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
+def check_alpha(lora: str | Path, alpha: float) -> None:
+    """Refuses a strength that is no number, which some kernels take for 1.
+
+    Raises:
+        ValueError: whose it is.
+    """
+    if not math.isfinite(alpha):
+        raise fault(
+            "{lora} was given with the strength {alpha}, which is no number: give one, as 1.4.", lora=lora, alpha=alpha
+        )
+
+
 def read_lora(path: str | os.PathLike[str], find: FindModule = canonical_name) -> PusaLora:
     """Reads a LoRA file in any known container and spelling, by its content; tensors stay memory-mapped.
 
@@ -256,8 +268,8 @@ def check_pairs(lora: PusaLora) -> None:
     if not lora.modules and not lora.halves:
         refuse(lora, mark("only keys of another model's modules"), lora.strays or (say("none"),), mark("choose a Pusa LoRA"))
     refuse(lora, mark("keys without their counterpart"), lora.halves, AGAIN)
-    for fault, has_fault in PAIR_FAULTS.items():
-        refuse(lora, fault, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
+    for what, has_fault in PAIR_FAULTS.items():
+        refuse(lora, what, [name for name, module in lora.modules.items() if has_fault(module)], AGAIN)
 
 
 def refuse(lora: PusaLora, what: str, where: Collection[str], advice: str) -> None:

@@ -144,7 +144,6 @@ def cache(settings: CacheSettings) -> None:
     warning = None if settings.fps else mixed_rates(sources)
     if warning:
         print(warning)
-    make_folder(settings.output)
     work, samples = missing_windows(sources, settings.output, settings.encoding()), read_samples(settings)
     failed = _encode(settings, work, samples) if work or samples or _negative_missing(settings) else []
     _report(settings, sources, failed)
@@ -189,6 +188,7 @@ def _texts(settings: CacheSettings, texts: list[str]) -> Callable[[str], PackedT
     from pusa_core.hosts.comfyui.text import open_text_encoder
 
     with open_text_encoder(Path(settings.text_encoder)) as encode:
+        make_folder(settings.output)  # before captions are read, which takes long
         every = tqdm(dict.fromkeys(texts), desc="reading captions", unit="caption")
         return {text: PackedText.pack(encode(text)) for text in every}.__getitem__
 

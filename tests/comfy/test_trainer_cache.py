@@ -255,7 +255,7 @@ def test_another_text_encoder_is_refused_before_it_is_loaded(settings, tmp_path,
     save_file(state, path := tmp_path / "encoder.safetensors")
     with pytest.raises(ValueError, match=f"encoder.safetensors {said}.* give umt5_xxl_fp8_e4m3fn_scaled"):
         caching.cache(replace(settings, text_encoder=str(path)))
-    assert not any(settings.output.iterdir())
+    assert not settings.output.exists()
 
 
 def test_a_damaged_text_encoder_is_refused(settings, tmp_path):

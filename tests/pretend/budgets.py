@@ -158,11 +158,15 @@ def _placement(model: Any) -> dict[str, Any]:
     }
 
 
-def start(name: str) -> None:
-    """ComfyUI with such an option, for all models opened from then on."""
-    management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
-    if name == "dynamic":
-        dynamic.use_dynamic_vram(0)
+def cards() -> Iterator[tuple[str, float]]:
+    """`BUDGETS`, each with ComfyUI started so for all models opened from then on; the last where it has dynamic VRAM."""
+    for name, share in BUDGETS.items():
+        management.vram_state = management.VRAMState.NO_VRAM if name == "--novram" else management.VRAMState.NORMAL_VRAM
+        if name == "dynamic":
+            if not dynamic.is_known():
+                return
+            dynamic.use_dynamic_vram(0)
+        yield name, share
 
 
 def main(folder: Path) -> None:
@@ -178,10 +182,7 @@ def main(folder: Path) -> None:
         run_on_card(Mode(None, "NORMAL_VRAM", LARGE))
         round_on_the_host()
         management.MIN_WEIGHT_MEMORY_RATIO = 0.0  # as with an NVIDIA card: all but the weights comes first
-        for name, share in BUDGETS.items():
-            if name == "dynamic" and not dynamic.is_known():
-                continue
-            start(name)
+        for name, share in cards():
             for precision, open_model in models.items():
                 studio.runs.clear()
                 studio.high = open_model()

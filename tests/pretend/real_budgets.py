@@ -17,12 +17,12 @@ from typing import Any
 
 from tests import real_wan, tiny
 
-from . import BUDGETS, dynamic
+from . import dynamic
 from .device import card
 
 # Before ComfyUI, which looks for a card where it is imported.
 from .comfyui import import_pack, management  # isort: skip
-from .budgets import start
+from .budgets import cards
 from .real_size import measured, use_card
 
 WIDTH, LAYERS = real_wan.WIDTHS["1.3B"], 2
@@ -65,10 +65,7 @@ def main(folder: Path) -> None:
     plan = real_wan.clip_plan(import_pack(), real_wan.SIZES["480p"])
     prepared, reports = ways(plan, folder), {}
     gc.freeze()  # what is there now need not be looked through for garbage before every step
-    for option, share in BUDGETS.items():
-        if option == "dynamic" and not dynamic.is_known():
-            continue
-        start(option)
+    for option, share in cards():
         for precision, (way, prepare) in product(PRECISIONS, prepared.items()):
             gc.collect()
             model = prepare(real_wan.open_wan(WIDTH, precision, LAYERS))
